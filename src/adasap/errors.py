@@ -1,0 +1,41 @@
+"""Errors a user can act on: each message names what was given, what was wanted and the next move."""
+
+
+class AdasapError(Exception):
+    """Base of every error this package raises on purpose; the command line prints it without a traceback."""
+
+
+class TraceError(AdasapError):
+    """The model could not be exported or its channels could not be followed."""
+
+
+class BudgetError(AdasapError, ValueError):
+    """The budget cannot be met, or says nothing that could be met."""
+
+
+class PlanError(AdasapError, ValueError):
+    """A pruning plan does not belong to the model or the groups it was applied to."""
+
+
+class RecipeError(AdasapError, ValueError):
+    """A recipe has an unknown key, a value of the wrong kind, or options that exclude each other."""
+
+
+class ModelError(AdasapError, ValueError):
+    """A model could not be built, or weights do not fit it."""
+
+
+class ModelFileError(AdasapError, ValueError):
+    """A model file is truncated, altered, foreign, or asks for a builder that is not trusted."""
+
+
+class DataError(AdasapError, ValueError):
+    """Images or labels cannot be read or do not fit the task."""
+
+
+class TrainingError(AdasapError, RuntimeError):
+    """Training cannot go on: the loss is not finite step after step."""
+
+
+class CheckpointError(AdasapError, RuntimeError):
+    """A checkpoint could not be written or does not belong to this run."""
