@@ -1,0 +1,41 @@
+# Both commands do all their own set-up; a second call finds it done.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+
+.PHONY: demo test test-fast lint clean
+
+demo: $(VENV)/.demo  ## compress a small model on handwritten digits, about five minutes
+	$(BIN)/adasap demo
+
+test: $(VENV)/.test  ## all tests
+	$(BIN)/python -m pytest
+
+test-fast: $(VENV)/.test  ## the tests that take a few seconds at most
+	$(BIN)/python -m pytest -m "not slow"
+
+lint: $(VENV)/.lint  ## ruff and mypy
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' || \
+		{ echo "adasap needs Python 3.11 to 3.13; call make PYTHON=python3.12, for example" >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.demo: pyproject.toml constraints.txt | $(BIN)/python
+	$(INSTALL) -e '.[demo]'
+	@touch $@
+
+$(VENV)/.test: pyproject.toml constraints.txt | $(BIN)/python
+	$(INSTALL) -e '.[test]'
+	@touch $@ $(VENV)/.demo
+
+$(VENV)/.lint: pyproject.toml constraints.txt | $(BIN)/python
+	$(INSTALL) -e '.[test,lint]'
+	@touch $@ $(VENV)/.test $(VENV)/.demo
+
+clean:
+	rm -rf $(VENV) demo-output

@@ -1,0 +1,82 @@
+"""`adasap compress RECIPE`: a dense pretrained model in, a smaller robust one out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from adasap.cli.runs import check_classes, open_data, open_task, run_recipe
+from adasap.config import Recipe, read_recipe
+from adasap.models import open_model
+from adasap.pruning import Budget, PruningPlan, select_channels
+from adasap.training import CompressionRun, ignore
+
+
+def compress(
+    recipe: Annotated[Path, typer.Argument(help="YAML file; see recipes/.")],
+    set_: Annotated[list[str] | None, typer.Option("--set", metavar="A.B=C", help="Override a key.")] = None,
+    out: Annotated[Path, typer.Option(help="Folder in which the run's own folder is made.")] = Path("runs"),
+    dry_run: Annotated[bool, typer.Option(help="Show plan, cost and time, then stop before training.")] = False,
+) -> None:
+    """Train, prune and fine-tune by a recipe; run it again to resume."""
+    console = Console()
+    checked = read_recipe(recipe, set_ or ())
+    if dry_run:
+        preview(checked, console)
+        return
+    finished = run_recipe(checked, out / checked.name, console)
+    console.print((finished.folder / "summary.md").read_text(), markup=False, highlight=False)
+    console.print(f"All of it lies in {finished.folder}", highlight=False)
+
+
+def preview(recipe: Recipe, console: Console) -> None:
+    """What a run would do: widths by the criterion at the starting weights, cost, and time in plain steps."""
+    data, model = open_data(recipe), open_model(recipe.model, trust_builder=True)
+    check_classes(model, recipe, data.train)
+    task = open_task(recipe)
+    run = CompressionRun(
+        model,
+        task,
+        data,
+        seed=recipe.seed,
+        training=recipe.training,
+        warm_up=recipe.warm_up,
+        pruning=recipe.pruning,
+        fine_tune=recipe.fine_tune,
+        folder=None,
+        observe=ignore,
+    )
+    plan, seconds = _first_plan(run)
+    table = Table("group", "channels", "would keep", "frozen because", title=recipe.name)
+    kept = plan.widths()
+    for group in run.dense_groups:
+        left = str(kept.get(group.name, group.num_channels))
+        table.add_row(group.name, str(group.num_channels), left, "; ".join(group.frozen))
+    console.print(table)
+    cost, dense = run.cost.total(kept), run.cost.dense
+    console.print(
+        f"{dense:,.0f} {run.cost.unit} now, at most {run.events[-1].limit:,.0f} allowed at the end, "
+        f"{cost:,.0f} ({cost / dense:.3f}) by this plan.\n"
+        f"{run.num_steps} steps: warm-up to {run.warm_up_end}, {len(run.events)} pruning events to {run.pruning_end}, "
+        f"then fine-tuning.\n"
+        f"Cost: {run.plain_steps()} plain steps; one took {seconds:.2f} s here at dense width, "
+        f"so at most about {run.plain_steps() * seconds / 60:.0f} minutes without evaluations.",
+        highlight=False,
+    )
+
+
+def _first_plan(run: CompressionRun) -> tuple[PruningPlan, float]:
+    """A plan from the starting weights (and one batch's gradients, if the criterion needs them); step time."""
+    seconds = run.measure_plain_step()
+    evidence = run.state.evidence.mean() if run.criterion.needs else None
+    scores = run.criterion.score(run.dense_model, run.dense_groups, evidence)
+    budget = Budget(run.cost, limit=run.events[-1].limit)
+    plan = select_channels(
+        run.dense_groups, scores, budget, floors=run.floors, multiple_of=run.pruning.multiple_of
+    )
+    return plan, seconds
+

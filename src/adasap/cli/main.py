@@ -1,0 +1,38 @@
+"""Gathers the verbs; errors that a user can act on are printed as sentences."""
+
+from __future__ import annotations
+
+import sys
+
+import typer
+from rich.console import Console
+
+from adasap.cli.compress import compress
+from adasap.cli.demo import demo
+from adasap.cli.evaluate import evaluate
+from adasap.cli.groups import groups
+from adasap.cli.profile import profile
+from adasap.errors import AdasapError
+
+app = typer.Typer(
+    name="adasap",
+    help="Make a vision model small, fast and robust: adaptive sharpness-aware pruning.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+)
+for verb in (demo, compress, evaluate, profile, groups):
+    app.command()(verb)
+
+
+def main() -> None:
+    """Runs a verb; exit code 2 and one sentence for what a user can mend."""
+    try:
+        app()
+    except AdasapError as error:
+        Console(stderr=True).print(f"[bold red]{type(error).__name__}[/]: {error}", highlight=False)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        Console(stderr=True).print("stopped; run the same command again to go on")
+        sys.exit(130)

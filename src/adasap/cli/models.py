@@ -1,0 +1,50 @@
+"""How every verb takes a model: by a builder's name, or as a file that was saved by `adasap`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import torch
+import typer
+from torch import nn
+
+from adasap.export import load, read_header
+from adasap.models import ModelSpec, open_model
+
+ModelArgument = Annotated[
+    str,
+    typer.Argument(
+        metavar="MODEL", help="A model file (model.safetensors), torchvision:NAME, timm:NAME, adasap:NAME, or module:function."
+    ),
+]
+SizeOption = Annotated[int, typer.Option(help="Image side in pixels; a model file knows its own.")]
+WeightsOption = Annotated[Path | None, typer.Option(help="safetensors file to fill a named model with.")]
+TrustOption = Annotated[
+    bool, typer.Option("--trust-builder", help="Let a model file import the module that it names.")
+]
+
+
+@dataclass(frozen=True)
+class OpenedModel:
+    """A model with what is known of it; `dense` is the unpruned one of a model file."""
+
+    model: nn.Module
+    spec: ModelSpec
+    dense: nn.Module | None
+
+    @property
+    def example_inputs(self) -> torch.Tensor:
+        return torch.zeros(1, *self.spec.input_size)
+
+
+def open_named(name: str, size: int, weights: Path | None = None, *, trust_builder: bool = False) -> OpenedModel:
+    """Opens the model of the command line."""
+    if name.endswith(".safetensors") or Path(name).is_file():
+        spec = read_header(name).spec
+        model = load(name, trust_builder=trust_builder)
+        dense = open_model(spec, trust_builder=trust_builder).eval()
+        return OpenedModel(model, spec, dense)
+    spec = ModelSpec(name, input_size=(3, size, size), weights=None if weights is None else str(weights))
+    return OpenedModel(open_model(spec, trust_builder=True).eval(), spec, None)

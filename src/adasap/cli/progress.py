@@ -1,0 +1,60 @@
+"""A run as it happens, on the terminal."""
+
+from __future__ import annotations
+
+from types import TracebackType
+from typing import Self
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+
+from adasap.training import PhaseRecord, PruneRecord, Record, StageRecord, StepRecord
+
+
+class ProgressObserver:
+    """One bar over the whole run with time left, and a line per stage."""
+
+    def __init__(self, console: Console, title: str) -> None:
+        self._console, self._title = console, title
+        self._progress = Progress(
+            TextColumn("[bold]{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[detail]}"),
+            console=console,
+            transient=True,
+        )
+        self._bar: TaskID | None = None
+        self._kept = ""
+
+    def __enter__(self) -> Self:
+        self._progress.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._progress.stop()
+
+    def __call__(self, record: Record) -> None:
+        if isinstance(record, StageRecord):
+            scores = ", ".join(f"{suite} {100 * score:.2f} %" for suite, score in record.scores.items())
+            self._console.print(f"{self._title}: {record.stage:<12} {scores}", highlight=False)
+        elif isinstance(record, PruneRecord):
+            self._kept = f"{record.cost:,.0f} {record.unit}"
+            if record.event == record.events:
+                self._console.print(
+                    f"{self._title}: {'cut':<12} {self._kept} left of the {record.cost_limit:,.0f} allowed; "
+                    f"cut = masked within {record.mask_error:.1g}",
+                    highlight=False,
+                )
+        elif isinstance(record, PhaseRecord):
+            if self._bar is None:
+                self._bar = self._progress.add_task("", total=record.num_steps, completed=record.step, detail="")
+            self._progress.update(self._bar, description=f"{self._title}: {record.phase}")
+        elif isinstance(record, StepRecord) and self._bar is not None:
+            gap = "" if record.gap is None else f"gap {record.gap:.3f}  "
+            self._progress.update(
+                self._bar, completed=record.step, detail=f"loss {record.loss:.3f}  {gap}{self._kept}"
+            )

@@ -1,0 +1,184 @@
+"""The recipe: one YAML file, made of the options that live in the rooms, checked before anything runs."""
+
+from __future__ import annotations
+
+import dataclasses
+import types
+import typing
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import TypeAdapter, ValidationError
+
+from adasap.data import Augmentation, DataSource
+from adasap.errors import AdasapError, RecipeError
+from adasap.models import ModelSpec
+from adasap.pruning import PruningOptions
+from adasap.robustness import SuiteSource
+from adasap.tasks import ClassificationOptions
+from adasap.training import PhaseOptions, SharpnessOptions, TrainingOptions
+
+
+@dataclass(frozen=True, kw_only=True)
+class Compression:
+    """The three steps, whatever the model, task and data.
+
+    Attributes:
+        seed: Of data order, augmentation and dropout.
+        training: What the three steps share.
+        warm_up: Step 1: its length and perturbation; step 2 goes on with the same perturbation.
+        pruning: Step 2: criterion, budget, schedule.
+        fine_tune: Step 3: its length and perturbation.
+    """
+
+    seed: int = 0
+    training: TrainingOptions = field(default_factory=TrainingOptions)
+    warm_up: PhaseOptions = field(default_factory=lambda: PhaseOptions(epochs=1.0))
+    pruning: PruningOptions = field(default_factory=PruningOptions)
+    fine_tune: PhaseOptions = field(
+        default_factory=lambda: PhaseOptions(epochs=3.0, sharpness=SharpnessOptions(kind="uniform"))
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataOptions:
+    """What the run sees.
+
+    Attributes:
+        train: Labelled images to train on.
+        test: The clean images that are reported on.
+        suites: Further suites by name: shifted sets and corruptions.
+        augmentation: Applied to training images only.
+    """
+
+    train: DataSource
+    test: DataSource
+    suites: dict[str, SuiteSource] = field(default_factory=dict)
+    augmentation: Augmentation = field(default_factory=Augmentation)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe(Compression):
+    """Everything a run is made from.
+
+    Attributes:
+        name: Name of the run and of its folder.
+        model: The dense model and its pretrained weights.
+        data: Training and test data.
+        task: Loss options.
+    """
+
+    name: str
+    model: ModelSpec
+    data: DataOptions
+    task: ClassificationOptions = field(default_factory=ClassificationOptions)
+
+
+def read_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
+    """Reads a recipe from YAML.
+
+    Args:
+        path: The file. `extends: other.yaml` takes everything from another recipe (a path relative to this one) and
+            lays this one's keys over it. Paths of data and weights are relative to the working folder.
+        overrides: Such as `training.batch_size=64`; values are YAML.
+
+    Raises:
+        RecipeError: For a missing file, an unknown key (names the nearest), or a value of the wrong kind.
+    """
+    tree = _read_tree(path)
+    for override in overrides:
+        _set(tree, override)
+    return parse_recipe(tree)
+
+
+def _read_tree(path: Path) -> dict[str, Any]:
+    """The keys of a file over those of the file it extends."""
+    if not path.is_file():
+        raise RecipeError(f"there is no recipe at {path}; see the folder recipes/ for examples")
+    try:
+        tree = yaml.safe_load(path.read_text())
+    except yaml.YAMLError as error:
+        raise RecipeError(f"{path} is no YAML: {error}") from error
+    if not isinstance(tree, dict):
+        raise RecipeError(f"{path} holds no keys; a recipe begins with `name:`, `model:` and `data:`")
+    base = tree.pop("extends", None)
+    return tree if base is None else _merged(_read_tree(path.parent / base), tree)
+
+
+def _merged(base: dict[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """`over` on top of `base`, key by key in nested dictionaries; lists and values are replaced."""
+    merged = dict(base)
+    for key, value in over.items():
+        both = isinstance(value, Mapping) and isinstance(base.get(key), dict)
+        merged[key] = _merged(base[key], value) if both else value
+    return merged
+
+
+def parse_recipe(tree: Mapping[str, Any]) -> Recipe:
+    """A recipe from plain dictionaries, checked key by key and value by value."""
+    _check_keys(tree, Recipe, "")
+    try:
+        return TypeAdapter(Recipe).validate_python(tree)
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(str(part) for part in first["loc"])
+        cause = first.get("ctx", {}).get("error")
+        if isinstance(cause, AdasapError):
+            raise RecipeError(f"{place}: {cause}") from error
+        given = "" if first["type"] == "missing" else f"; given: {first['input']!r}"
+        raise RecipeError(f"{place}: {first['msg']}{given}") from error
+
+
+def recipe_tree(recipe: Recipe) -> dict[str, Any]:
+    """The resolved recipe as plain dictionaries, every default filled in; `parse_recipe` reads it back."""
+    tree: dict[str, Any] = TypeAdapter(Recipe).dump_python(recipe, mode="json")
+    return tree
+
+
+def dump_recipe(recipe: Recipe) -> str:
+    """The resolved recipe as YAML."""
+    return yaml.safe_dump(recipe_tree(recipe), sort_keys=False, allow_unicode=True)
+
+
+def _set(tree: dict[str, Any], override: str) -> None:
+    path, equals, value = override.partition("=")
+    if not equals:
+        raise RecipeError(f"--set {override!r} has no value; write it as a.b=c")
+    *parents, last = path.split(".")
+    for key in parents:
+        child = tree.setdefault(key, {})
+        if not isinstance(child, dict):
+            raise RecipeError(f"--set {override!r}: {key!r} holds {child!r}, which has no keys of its own")
+        tree = child
+    tree[last] = yaml.safe_load(value)
+
+
+def _check_keys(tree: Any, kind: Any, place: str) -> None:
+    """Unknown keys are refused with the nearest known one, in every nested dataclass."""
+    for option in _dataclasses_in(kind):
+        if not isinstance(tree, Mapping):
+            return
+        hints = typing.get_type_hints(option)
+        known = [f.name for f in dataclasses.fields(option)]
+        for key, value in tree.items():
+            if key not in known:
+                near = get_close_matches(str(key), known, n=1, cutoff=0.4)
+                hint = f"did you mean {near[0]!r}?" if near else f"there are: {', '.join(known)}"
+                raise RecipeError(f"unknown key {place + str(key)!r}; {hint}")
+            _check_keys(value, hints[key], f"{place}{key}.")
+    if typing.get_origin(kind) is dict and isinstance(tree, Mapping):
+        for key, value in tree.items():
+            _check_keys(value, typing.get_args(kind)[1], f"{place}{key}.")
+
+
+def _dataclasses_in(kind: Any) -> list[type]:
+    """The dataclass itself, or those in a union with None."""
+    if dataclasses.is_dataclass(kind) and isinstance(kind, type):
+        return [kind]
+    if typing.get_origin(kind) in (typing.Union, types.UnionType):
+        return [part for part in typing.get_args(kind) if dataclasses.is_dataclass(part) and isinstance(part, type)]
+    return []

@@ -1,0 +1,86 @@
+"""Common image corruptions (Hendrycks and Dietterich, 2019, arXiv:1903.12261) as batched tensor code.
+
+Three stand so far; the other benchmark corruptions move in behind the same protocol.
+"""
+
+from __future__ import annotations
+
+from difflib import get_close_matches
+
+import torch
+from torch import Tensor
+
+from adasap.corruptions.blur import gaussian_blur
+from adasap.corruptions.digital import contrast
+from adasap.corruptions.noise import gaussian_noise
+from adasap.corruptions.protocol import NUM_SEVERITIES, Constants, Corruption, constants_for
+from adasap.errors import DataError
+
+__all__ = ["BENCHMARK", "NUM_SEVERITIES", "VALIDATION", "Corruption", "constants_for", "corrupt", "corruption_names"]
+
+BENCHMARK = (
+    "gaussian_noise",
+    "shot_noise",
+    "impulse_noise",
+    "defocus_blur",
+    "glass_blur",
+    "motion_blur",
+    "zoom_blur",
+    "snow",
+    "frost",
+    "fog",
+    "brightness",
+    "contrast",
+    "elastic_transform",
+    "pixelate",
+    "jpeg_compression",
+)
+"""The 15 corruptions that are reported."""
+
+VALIDATION = ("speckle_noise", "gaussian_blur", "spatter", "saturate")
+"""The four kept apart, on which choices may be made."""
+
+_REGISTRY: dict[str, Corruption] = {
+    "gaussian_noise": gaussian_noise,
+    "gaussian_blur": gaussian_blur,
+    "contrast": contrast,
+}
+
+
+def corruption_names() -> tuple[str, ...]:
+    """The corruptions that can be computed."""
+    return tuple(_REGISTRY)
+
+
+def corrupt(
+    images: Tensor, name: str, severity: int, *, seeds: Tensor | None = None, constants: Constants | None = None
+) -> Tensor:
+    """Corrupts a batch of 8-bit images.
+
+    Args:
+        images: uint8 [N, 3, H, W].
+        severity: 1 (mild) to 5.
+        seeds: int64 [N]; default 0 to N-1. Pass the index in the data set, so that batches do not matter.
+        constants: Severity constants; default by image size.
+
+    Returns:
+        uint8 [N, 3, H, W], cut off (not rounded) to whole numbers as the benchmark does.
+
+    Raises:
+        DataError: For an unknown corruption or a severity outside 1 to 5.
+
+    Example:
+        >>> corrupt(torch.full((1, 3, 32, 32), 128, dtype=torch.uint8), "contrast", 5).unique()
+        tensor([128], dtype=torch.uint8)
+    """
+    if name not in _REGISTRY:
+        near = get_close_matches(name, _REGISTRY, n=1)
+        hint = f"did you mean {near[0]!r}?" if near else f"there are: {', '.join(_REGISTRY)}"
+        raise DataError(f"no corruption is called {name!r}; {hint}")
+    if not 1 <= severity <= NUM_SEVERITIES:
+        raise DataError(f"severity {severity} of {name} does not exist; give a whole number from 1 to 5")
+    seeds = torch.arange(len(images)) if seeds is None else seeds
+    constants = constants or constants_for(*images.shape[-2:])
+    corrupted = _REGISTRY[name](images.float() / 255, severity, seeds, constants)
+    # One part in 1e6 of slack: 128 / 255 * 255 must stay 128 when it is cut off.
+    return (corrupted * 255 + 1e-4).clamp(0, 255).to(torch.uint8)

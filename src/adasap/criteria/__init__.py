@@ -1,0 +1,24 @@
+"""How much a channel matters: one protocol, one registry, one file per criterion."""
+
+from adasap.criteria.evidence import Evidence
+from adasap.criteria.protocol import Criterion, GradientCriterion
+from adasap.criteria.registry import (
+    FunctionCriterion,
+    build_criterion,
+    criterion_names,
+    register_criterion,
+    score,
+    validate_criterion,
+)
+
+__all__ = [
+    "Criterion",
+    "Evidence",
+    "FunctionCriterion",
+    "GradientCriterion",
+    "build_criterion",
+    "criterion_names",
+    "register_criterion",
+    "score",
+    "validate_criterion",
+]

@@ -1,0 +1,103 @@
+"""What was seen since the last pruning event: the running mean of a gradient criterion's batches."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Self
+
+import torch
+from torch import Tensor
+
+from adasap.groups.group import Scores
+
+
+class Evidence:
+    """Mean over batches of `GradientCriterion.batch_evidence`.
+
+    Example:
+        >>> evidence = Evidence()
+        >>> evidence.add({"conv1": torch.tensor([2.0, 4.0])}, scale=2.0)
+        >>> evidence.add({"conv1": torch.tensor([3.0, 0.0])})
+        >>> evidence.mean()
+        {'conv1': tensor([2., 1.])}
+    """
+
+    def __init__(self) -> None:
+        self._sums: dict[str, Tensor] = {}
+        self._count = 0
+
+    @property
+    def count(self) -> int:
+        """How many batches were added since the last reset."""
+        return self._count
+
+    def add(self, scores: Scores, *, scale: float = 1.0) -> None:
+        """Adds the evidence of one batch; `scale` is the factor its loss was multiplied with.
+
+        Raises:
+            ValueError: If the groups or widths are not those of the batches before.
+        """
+        values = [value.detach() for value in scores.values()]
+        if not self._sums:
+            self._sums = {
+                name: torch.zeros_like(v, dtype=torch.promote_types(v.dtype, torch.float32))
+                for name, v in zip(scores, values, strict=True)
+            }
+        elif {n: v.shape for n, v in scores.items()} != {n: v.shape for n, v in self._sums.items()}:
+            raise ValueError(
+                "the evidence of this batch has other groups or widths than the batches before: "
+                "call evidence.cut(plan.kept) or evidence.reset() after a pruning event"
+            )
+        sums = [self._sums[name] for name in scores]
+        torch._foreach_add_(sums, [v.to(s) for v, s in zip(values, sums, strict=True)], alpha=1.0 / scale)
+        self._count += 1
+
+    def mean(self) -> dict[str, Tensor]:
+        """Group name -> mean over the batches, float [C].
+
+        Raises:
+            ValueError: If nothing was added since the last reset.
+        """
+        if not self._count:
+            raise ValueError(
+                "no evidence was collected since the last pruning event: after each backward() call "
+                "evidence.add(criterion.batch_evidence(model, groups)), or use a criterion of weights such as 'l2'"
+            )
+        return {name: total / self._count for name, total in self._sums.items()}
+
+    def reset(self) -> None:
+        """Forgets everything."""
+        self._sums, self._count = {}, 0
+
+    def cut(self, kept: Mapping[str, Tensor]) -> None:
+        """Follows a pruning event without forgetting: keeps these channels, int64 [k], of these groups."""
+        for name, indices in kept.items():
+            if name in self._sums:
+                self._sums[name] = self._sums[name].index_select(0, indices.to(self._sums[name].device))
+
+    def reduce(self, average: Callable[[Tensor], Tensor]) -> None:
+        """Averages over ranks: `average` gives the mean of one tensor over all of them.
+
+        One call for all groups, batches weighted alike. Every rank must have added at least one batch, and
+        `count` becomes the mean number of batches per rank, rounded.
+        """
+        if not self._count:
+            raise ValueError("this rank collected no evidence, so it cannot be averaged over ranks")
+        flat = torch.cat([total.flatten() for total in self._sums.values()])
+        reduced = average(torch.cat([flat, flat.new_tensor([self._count])]))
+        mean_count = float(reduced[-1])
+        self._count = max(1, round(mean_count))
+        means = reduced[:-1] * (self._count / mean_count)
+        parts = torch.split(means, [total.numel() for total in self._sums.values()])
+        self._sums = dict(zip(self._sums, (part.clone() for part in parts), strict=True))
+
+    def state(self) -> dict[str, Tensor]:
+        """Everything needed to go on, as tensors for a checkpoint."""
+        sums = {f"sum.{name}": total.clone() for name, total in self._sums.items()}
+        return {"count": torch.tensor(self._count), **sums}
+
+    def load(self, state: Mapping[str, Tensor]) -> Self:
+        """Takes over what `state` gave; the tensors are copied."""
+        self._count = int(state["count"])
+        self._sums = {n.removeprefix("sum."): t.clone() for n, t in state.items() if n.startswith("sum.")}
+        return self

@@ -1,0 +1,46 @@
+"""What a criterion is: something that says how much each channel matters."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal, Protocol, runtime_checkable
+
+from torch import Tensor, nn
+
+from adasap.groups.group import ChannelGroup, Scores
+
+Need = Literal["gradients"]
+
+
+@runtime_checkable
+class Criterion(Protocol):
+    """How much each channel matters: the one method a new criterion must have is `score`.
+
+    A criterion holds no state that changes from call to call, so a resumed run scores as the uninterrupted
+    one did. It may also have `validate(model, groups)`, which raises before training starts when it cannot
+    score them.
+    """
+
+    @property
+    def needs(self) -> frozenset[Need]:
+        """What has to be collected during training before `score` can be asked; empty for weights alone."""
+        ...
+
+    def score(
+        self, model: nn.Module, groups: Sequence[ChannelGroup], evidence: Scores | None
+    ) -> dict[str, Tensor]:
+        """Group name -> importance, float [C], not negative: the lower, the sooner the channel goes.
+
+        Every group is scored, frozen ones too, because radii need them. `evidence` is the mean of what
+        `batch_evidence` gave since the last pruning event, None for a criterion that needs none.
+        """
+        ...
+
+
+@runtime_checkable
+class GradientCriterion(Criterion, Protocol):
+    """A criterion that reads gradients while the model trains."""
+
+    def batch_evidence(self, model: nn.Module, groups: Sequence[ChannelGroup]) -> dict[str, Tensor]:
+        """Group name -> importance by one batch's gradients, which lie in `.grad`; float [C], not negative."""
+        ...

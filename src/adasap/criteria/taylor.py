@@ -1,0 +1,98 @@
+"""First-order Taylor criteria: by how much the loss changes, to first order, when a channel goes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from adasap.criteria.channels import channel_sums, named_gradients, named_tensors, over_axis
+from adasap.criteria.norms import norm_slots, require_norms
+from adasap.criteria.protocol import Need
+from adasap.groups.group import ChannelGroup, Role, Scores
+
+
+@dataclass(frozen=True)
+class Taylor:
+    """s_i = mean over batches of | sum of w * dL/dw over the producer rows of channel i |
+    (arXiv:1906.10771)
+
+    The sum is signed inside a batch and over all producers of the group (removing the channel removes all of
+    them); the absolute value is taken per batch, because at a minimum the signed mean over batches is zero.
+    Not normalised: a change of the loss means the same in every group.
+    """
+
+    needs: frozenset[Need] = frozenset({"gradients"})
+
+    def batch_evidence(self, model: nn.Module, groups: Sequence[ChannelGroup]) -> dict[str, Tensor]:
+        """Group name -> |sum of w * g|, float [C], g from `.grad`; parameters without one count 0."""
+        return _absolute_products(model, groups, ("producer",))
+
+    def score(
+        self, model: nn.Module, groups: Sequence[ChannelGroup], evidence: Scores | None
+    ) -> dict[str, Tensor]:
+        """The evidence as it is. Raises ValueError when there is none."""
+        return collected(evidence, groups, type(self).__name__)
+
+
+@dataclass(frozen=True)
+class TaylorNorm:
+    """s_i = mean over batches of | sum of gamma * dL/dgamma + beta * dL/dbeta over the norms of channel i |
+
+    For a channel with one norm this is the gate form of arXiv:1906.10771 for a gate right after the norm;
+    HALP (arXiv:2110.10811) adds the norms of a group before the absolute value, as here. Not normalised.
+    """
+
+    needs: frozenset[Need] = frozenset({"gradients"})
+
+    def validate(self, model: nn.Module, groups: Sequence[ChannelGroup]) -> None:
+        """Raises ValueError, naming the groups, if a group that can be pruned has no norm."""
+        require_norms(groups, "taylor_norm", "taylor")
+
+    def batch_evidence(self, model: nn.Module, groups: Sequence[ChannelGroup]) -> dict[str, Tensor]:
+        """Group name -> |sum of gamma * g + beta * g|, float [C], of the gradients in `.grad`."""
+        self.validate(model, groups)
+        return _absolute_products(model, norm_slots(tuple(groups)), ("scale", "shift"))
+
+    def score(
+        self, model: nn.Module, groups: Sequence[ChannelGroup], evidence: Scores | None
+    ) -> dict[str, Tensor]:
+        """The evidence as it is. Raises ValueError when there is none."""
+        return collected(evidence, groups, type(self).__name__)
+
+
+def collected(evidence: Scores | None, groups: Sequence[ChannelGroup], criterion: str) -> dict[str, Tensor]:
+    """The evidence of these groups.
+
+    Raises:
+        ValueError: If it is None, lacks a group, or has another number of channels.
+    """
+    if evidence is None:
+        raise ValueError(
+            f"{criterion} scores channels by gradients, and no evidence was given: after each backward() "
+            f"evidence.add(criterion.batch_evidence(model, groups)), then pass evidence.mean()"
+        )
+    for group in groups:
+        found = tuple(evidence[group.name].shape) if group.name in evidence else "nothing"
+        if found != (group.num_channels,):
+            raise ValueError(
+                f"evidence for group {group.name!r}: wanted ({group.num_channels},), found {found}; "
+                f"cut it with evidence.cut(plan.kept) or reset it after a pruning event"
+            )
+    return {group.name: evidence[group.name] for group in groups}
+
+
+def _absolute_products(
+    model: nn.Module, groups: Sequence[ChannelGroup], roles: tuple[Role, ...]
+) -> dict[str, Tensor]:
+    tensors, gradients = named_tensors(model), named_gradients(model)
+
+    def products(name: str, dim: int) -> Tensor:
+        wide = torch.promote_types(tensors[name].dtype, torch.float32)
+        return over_axis(torch.sum, tensors[name].to(wide) * gradients[name].to(wide), dim)
+
+    sums = channel_sums(groups, roles, gradients, products)
+    sums.flat.abs_()
+    return sums.by_group()

@@ -1,0 +1,123 @@
+"""One door to every data set: a source says where the images are, `open_dataset` reads them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from adasap.data.augmentation import ResizedImages, Resizing
+from adasap.data.cifar import read_cifar
+from adasap.data.digits import read_digits
+from adasap.data.files import read_folder
+from adasap.data.images import ImageSet, InMemoryImages
+from adasap.data.npz import read_npz
+from adasap.errors import DataError
+
+SourceKind = Literal["npz", "folder", "cifar10", "cifar100", "digits"]
+
+
+@dataclass(frozen=True)
+class DataSource:
+    """Where a set of labelled images lies, and which part of it to take.
+
+    Attributes:
+        kind: `npz` (an archive with `images`, `labels` and optionally `classes`), `folder` (one sub-folder of
+            image files per class), `cifar10` or `cifar100` (the official Python version), or `digits`
+            (scikit-learn's handwritten digits).
+        path: `npz`: the file, or a folder that holds `train.npz`, `test.npz`, ...; `folder`: the folder that
+            holds `train/`, `test/`, ...; CIFAR: the folder that holds `cifar-10-batches-py` or
+            `cifar-100-python`.
+        split: Which split to read when it is not the one that is asked for; "." reads a folder itself.
+        first: Index of the first image to take.
+        count: How many images to take; None takes all that follow.
+        resize: Length of the shorter side to which each image is brought, in pixels; None leaves it as it is.
+        center_crop: Side of the central square that is kept after that, in pixels.
+    """
+
+    kind: SourceKind
+    path: str | None = None
+    split: str | None = None
+    first: int = 0
+    count: int | None = None
+    resize: int | None = None
+    center_crop: int | None = None
+
+    def __post_init__(self) -> None:
+        Resizing(self.resize, self.center_crop)  # checks the two lengths
+        if self.first < 0 or (self.count is not None and self.count < 1):
+            raise DataError(
+                f"first is {self.first} and count is {self.count}; "
+                f"give first >= 0, and count >= 1 or leave count out to take all"
+            )
+        if self.kind != "digits" and not self.path:
+            raise DataError(f"a data source of kind {self.kind!r} needs a `path`; say where the images lie")
+
+
+def open_dataset(source: DataSource, split: str | None = None) -> ImageSet:
+    """Reads the images of a source, or the part of them that it names.
+
+    Args:
+        source: Where the images lie.
+        split: `train`, `test`, or what the folders are called; `source.split` comes first if it is set.
+    Returns:
+        Images in memory, except for `folder`, which reads each file when it is asked for.
+    Raises:
+        DataError: If a file is missing or does not hold what it should; the message names it.
+
+    Example:
+        >>> tuning = open_dataset(DataSource("digits", first=100, count=50), "test")
+        >>> len(tuning), tuning.num_classes
+        (50, 10)
+    """
+    split = source.split or split
+    part = slice(source.first, None if source.count is None else source.first + source.count)
+    match source.kind:
+        case "npz":
+            dataset: ImageSet = read_npz(_npz_file(Path(source.path or ""), split), part)
+        case "folder":
+            dataset = read_folder(Path(source.path or ""), split).part(part)
+        case "cifar10" | "cifar100":
+            dataset = _part(
+                read_cifar(source.kind, Path(source.path or ""), _train_or_test(source, split)), part
+            )
+        case "digits":
+            dataset = _part(read_digits(_train_or_test(source, split)), part)
+        case _:
+            raise DataError(
+                f"unknown kind of data {source.kind!r}; known: npz, folder, cifar10, cifar100, digits"
+            )
+    if source.count is not None and len(dataset) != source.count:
+        raise DataError(
+            f"{source.path or source.kind}: wanted {source.count} images from index {source.first} on, but "
+            f"there are "
+            f"only {len(dataset)}; lower `first` or `count`"
+        )
+    resizing = Resizing(source.resize, source.center_crop)
+    return ResizedImages(dataset, resizing) if resizing else dataset
+
+
+def _npz_file(path: Path, split: str | None) -> Path:
+    if not path.is_dir():
+        return path
+    if split is None:
+        raise DataError(f"{path} is a folder; name the .npz file, or a split such as `train`")
+    return path / f"{split}.npz"
+
+
+def _train_or_test(source: DataSource, split: str | None) -> Literal["train", "test"]:
+    if split == "train":
+        return "train"
+    if split == "test":
+        return "test"
+    raise DataError(
+        f"{source.kind} has no split {split!r}; choose `train` or `test`, and take a part of it with "
+        f"`first` and `count`"
+    )
+
+
+def _part(dataset: InMemoryImages, part: slice) -> InMemoryImages:
+    if part == slice(0, None):
+        return dataset
+    images, labels = dataset.images[part], dataset.labels[part]
+    return InMemoryImages(images, labels, dataset.classes, where=f"images {part.start} and on")

@@ -1,0 +1,35 @@
+"""What moves together: channel groups, how they are found, how they are cut, and the proof that the cut is right."""
+
+from adasap.groups.check import CutProof, check_cut, cut_matches_mask
+from adasap.groups.cutting import cut_, mask_, masked
+from adasap.groups.group import (
+    ChannelGroup,
+    Extent,
+    Radii,
+    Role,
+    Scores,
+    Slot,
+    fingerprint,
+    prunable,
+    widths,
+)
+from adasap.groups.trace import trace_groups
+
+__all__ = [
+    "ChannelGroup",
+    "CutProof",
+    "Extent",
+    "Radii",
+    "Role",
+    "Scores",
+    "Slot",
+    "check_cut",
+    "cut_",
+    "cut_matches_mask",
+    "fingerprint",
+    "mask_",
+    "masked",
+    "prunable",
+    "trace_groups",
+    "widths",
+]

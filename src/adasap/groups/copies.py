@@ -1,0 +1,74 @@
+"""Copies of a model that cost little memory: one without numbers, one that shares them."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils import _pytree as pytree
+
+from adasap.errors import TraceError
+from adasap.groups.exported import ExampleInputs, as_arguments
+
+
+class Skeleton:
+    """A copy of a model whose tensors have shapes but no numbers; its forward costs next to nothing.
+
+    Example:
+        >>> Skeleton(nn.Linear(3, 2), torch.zeros(4, 3)).run().shape
+        torch.Size([4, 2])
+    """
+
+    def __init__(self, model: nn.Module, example_inputs: ExampleInputs) -> None:
+        self.mode = FakeTensorMode(allow_non_fake_inputs=True)
+        self.model = copy_with_tensors(model, self._emptied).eval()
+        self.inputs = tuple(self._emptied(argument) for argument in as_arguments(example_inputs))
+
+    def run(self) -> Any:
+        """The outputs of the skeleton's own forward, without numbers."""
+        with torch.no_grad(), self.mode:
+            return self.model(*self.inputs)
+
+    def output_shapes(self) -> list[tuple[int, ...]]:
+        """Shapes of all output tensors."""
+        return [tuple(leaf.shape) for leaf in pytree.tree_leaves(self.run()) if isinstance(leaf, Tensor)]
+
+    def _emptied(self, tensor: Tensor) -> Tensor:
+        with self.mode:
+            return torch.empty_strided(
+                tensor.shape, tensor.stride(), dtype=tensor.dtype, device=tensor.device
+            ).requires_grad_(tensor.requires_grad)
+
+
+def shared_copy(model: nn.Module) -> nn.Module:
+    """A copy with modules, parameters and buffers of its own over the same memory.
+
+    Cutting it with `cut_` leaves the original alone, as cut tensors are new; writing into its tensors does not.
+    """
+    return copy_with_tensors(model, lambda tensor: tensor.detach())
+
+
+def copy_with_tensors(model: nn.Module, new_tensor: Callable[[Tensor], Tensor]) -> nn.Module:
+    """A deep copy of the modules in which each parameter and buffer is replaced by `new_tensor` of it.
+
+    Tensors shared in the model are shared in the copy.
+
+    Raises:
+        TraceError: If a module cannot be copied.
+    """
+    memo: dict[int, Any] = {}
+    for parameter in model.parameters():
+        memo[id(parameter)] = nn.Parameter(new_tensor(parameter), requires_grad=parameter.requires_grad)
+    for buffer in model.buffers():
+        memo[id(buffer)] = new_tensor(buffer)
+    try:
+        return copy.deepcopy(model, memo)
+    except Exception as error:
+        raise TraceError(
+            f"{type(model).__name__} cannot be copied with copy.deepcopy ({error}); "
+            f"keep only modules, parameters, buffers and plain values as its attributes"
+        ) from error

@@ -1,0 +1,272 @@
+"""Removing channels from tensors and modules: which indices stay, the cut itself, and the mask that equals it."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+
+import torch
+from torch import Tensor, nn
+
+from adasap.errors import PlanError
+from adasap.groups.group import ChannelGroup, Extent, Slot
+
+Masks = Mapping[tuple[str, int], Tensor]
+"""(Parameter or buffer name, axis) -> bool over that axis: True where an index stays."""
+
+
+def kept_masks(
+    model: nn.Module, groups: Sequence[ChannelGroup], kept: Mapping[str, Tensor]
+) -> dict[tuple[str, int], Tensor]:
+    """What stays of every axis that loses something, in the model's present indices.
+
+    Args:
+        model: The model the groups were traced from (or cut to).
+        groups: Its groups.
+        kept: Group name -> indices of the channels that stay, int64 [k], 1 <= k <= C, no duplicates. Groups
+            that are absent stay whole.
+    Returns:
+        (name, dim) -> bool [size of the axis]; axes that lose nothing are absent.
+    Raises:
+        PlanError: For an unknown or frozen group, or indices that are out of range, repeated or none at all.
+    """
+    removed = removed_channels(groups, kept)
+    tensors = named_tensors(model)
+    masks: dict[tuple[str, int], Tensor] = {}
+    for group in groups:
+        gone = removed.get(group.name)
+        if gone is None:
+            continue
+        for slot in group.slots:
+            key = (slot.name, slot.dim)
+            if key not in masks:
+                masks[key] = torch.ones(tensors[slot.name].shape[slot.dim], dtype=torch.bool)
+            masks[key][slot.positions[gone].flatten()] = False
+    return masks
+
+
+def removed_channels(groups: Sequence[ChannelGroup], kept: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Group name -> int64 indices that go, ascending; only groups that lose something.
+
+    Raises:
+        PlanError: As `kept_masks`.
+    """
+    by_name = {group.name: group for group in groups}
+    removed = {}
+    for name, indices in kept.items():
+        group = by_name.get(name)
+        if group is None:
+            near = difflib.get_close_matches(name, by_name, n=3) or sorted(by_name)[:3]
+            raise PlanError(f"no channel group is named {name!r}; the nearest are {', '.join(near)}")
+        gone = _complement(group, indices.detach().cpu())
+        if len(gone) and group.frozen:
+            raise PlanError(f"group {name!r} cannot lose channels: {group.frozen[0]}; leave it out of the plan")
+        if len(gone):
+            removed[name] = gone
+    return removed
+
+
+def _complement(group: ChannelGroup, indices: Tensor) -> Tensor:
+    count = group.num_channels
+    unique = indices.unique()
+    if indices.dim() != 1 or indices.dtype not in (torch.int64, torch.int32) or len(unique) != len(indices):
+        raise PlanError(
+            f"group {group.name!r}: kept channels must be a 1-d integer tensor without duplicates, "
+            f"got {tuple(indices.shape)} {indices.dtype} with {len(unique)} distinct values"
+        )
+    if len(indices) == 0 or int(unique[0]) < 0 or int(unique[-1]) >= count:
+        span = "nothing" if len(indices) == 0 else f"{int(unique[0])} to {int(unique[-1])}"
+        raise PlanError(f"group {group.name!r} has channels 0 to {count - 1} and keeps at least one, got {span}")
+    stays = torch.zeros(count, dtype=torch.bool)
+    stays[unique.long()] = True
+    return (~stays).nonzero().flatten()
+
+
+def cut_tensor(tensor: Tensor, masks_by_dim: Mapping[int, Tensor]) -> Tensor:
+    """A new contiguous tensor without the indices that are False.
+
+    Dtype, device and the channels-last layout (4 dimensions) are kept; autograd is not followed.
+
+    Example:
+        >>> cut_tensor(torch.arange(6).view(2, 3), {1: torch.tensor([True, False, True])})
+        tensor([[0, 2],
+                [3, 5]])
+    """
+    result = tensor.detach()
+    for dim, mask in masks_by_dim.items():
+        index = mask.nonzero().flatten().to(tensor.device)
+        result = result.index_select(dim, index)
+    channels_last = tensor.dim() == 4 and not tensor.is_contiguous()
+    channels_last = channels_last and tensor.is_contiguous(memory_format=torch.channels_last)
+    result = result.contiguous(memory_format=torch.channels_last if channels_last else torch.contiguous_format)
+    return result if masks_by_dim else result.clone()
+
+
+def cut_(
+    model: nn.Module, groups: Sequence[ChannelGroup], kept: Mapping[str, Tensor]
+) -> tuple[ChannelGroup, ...]:
+    """Remove channels from a model in place: parameters, their gradients, buffers, module attributes.
+
+    `Parameter` and buffer objects stay the same and get new data, so optimizers and user references stay valid;
+    the optimizer's own state is not touched here (see `adasap.pruning.apply_plan_`).
+
+    Args:
+        model: The model to cut.
+        groups: Its groups, all of them: those that lose nothing may still have to be renumbered.
+        kept: Group name -> int64 [k] indices that stay; absent groups stay whole.
+    Returns:
+        The same groups in the indices of the cut model.
+    Raises:
+        PlanError: As `kept_masks`; nothing was changed then.
+    """
+    removed = removed_channels(groups, kept)
+    masks = kept_masks(model, groups, kept)
+    tensors = named_tensors(model)
+    owners = _owners(model)
+    shapes = {name: tensors[name].shape for name, _ in masks}
+    for name in shapes:
+        by_dim = {dim: mask for (other, dim), mask in masks.items() if other == name}
+        replace_data_(tensors[name], by_dim)
+    for name in shapes:
+        for module in owners.get(id(tensors[name]), ()):
+            _sync_attributes_(module)
+    for group in groups:
+        if group.name in removed:
+            for extent in group.extents:
+                _shrink_extent_(model, extent, int(extent.counts[removed[group.name]].sum()))
+    return renumbered(groups, removed, masks)
+
+
+def replace_data_(tensor: Tensor, masks_by_dim: Mapping[int, Tensor]) -> None:
+    """Cut a parameter or buffer and its gradient in place: the object stays, its data and shape change."""
+    gradient = tensor.grad if tensor.is_leaf else None
+    if gradient is not None:
+        tensor.grad = None
+    tensor.data = cut_tensor(tensor, masks_by_dim)
+    if gradient is not None:
+        tensor.grad = cut_tensor(gradient, masks_by_dim)
+
+
+def renumbered(
+    groups: Sequence[ChannelGroup], removed: Mapping[str, Tensor], masks: Masks
+) -> tuple[ChannelGroup, ...]:
+    """The groups after a cut: channels that went are gone, positions count within what is left."""
+    index = {key: mask.cumsum(0) - 1 for key, mask in masks.items()}
+
+    def slot_after(slot: Slot, stays: Tensor) -> Slot:
+        positions = slot.positions[stays]
+        new = index.get((slot.name, slot.dim))
+        return replace(slot, positions=positions if new is None else new[positions])
+
+    result = []
+    for group in groups:
+        stays = torch.ones(group.num_channels, dtype=torch.bool)
+        stays[removed.get(group.name, torch.empty(0, dtype=torch.int64))] = False
+        result.append(
+            replace(
+                group,
+                num_channels=int(stays.sum()),
+                slots=tuple(slot_after(slot, stays) for slot in group.slots),
+                extents=tuple(replace(extent, counts=extent.counts[stays]) for extent in group.extents),
+            )
+        )
+    return tuple(result)
+
+
+def named_tensors(model: nn.Module) -> dict[str, Tensor]:
+    """Qualified name -> parameter or buffer, every name of a shared one."""
+    tensors: dict[str, Tensor] = dict(model.named_parameters(remove_duplicate=False))
+    tensors.update(model.named_buffers(remove_duplicate=False))
+    return tensors
+
+
+def mask_(model: nn.Module, groups: Sequence[ChannelGroup], kept: Mapping[str, Tensor]) -> None:
+    """Zero the removed channels in every consumer slot, in place: the dense model that the cut one must equal.
+
+    Raises:
+        PlanError: As `kept_masks`.
+    """
+    for tensor, dim, index in _consumer_entries(model, groups, kept):
+        with torch.no_grad():
+            tensor.index_fill_(dim, index, 0.0)
+
+
+@contextmanager
+def masked(model: nn.Module, groups: Sequence[ChannelGroup], kept: Mapping[str, Tensor]) -> Iterator[None]:
+    """`mask_` for a while: the zeroed entries are saved and come back bit for bit, also after an error."""
+    entries = _consumer_entries(model, groups, kept)
+    saved = [tensor.detach().index_select(dim, index) for tensor, dim, index in entries]
+    try:
+        mask_(model, groups, kept)
+        yield
+    finally:
+        with torch.no_grad():
+            for (tensor, dim, index), values in zip(entries, saved, strict=True):
+                tensor.index_copy_(dim, index, values)
+
+
+def _consumer_entries(
+    model: nn.Module, groups: Sequence[ChannelGroup], kept: Mapping[str, Tensor]
+) -> list[tuple[Tensor, int, Tensor]]:
+    removed = removed_channels(groups, kept)
+    tensors = named_tensors(model)
+    return [
+        (tensors[slot.name], slot.dim, slot.positions[removed[group.name]].flatten().to(tensors[slot.name].device))
+        for group in groups
+        if group.name in removed
+        for slot in group.with_role("consumer")
+    ]
+
+
+def _owners(model: nn.Module) -> dict[int, list[nn.Module]]:
+    owners: dict[int, list[nn.Module]] = {}
+    for module in model.modules():
+        for tensor in (*module._parameters.values(), *module._buffers.values()):
+            if tensor is not None:
+                owners.setdefault(id(tensor), []).append(module)
+    return owners
+
+
+def _sync_attributes_(module: nn.Module) -> None:
+    """Make the integers a layer keeps about its own shape agree with its tensors."""
+    weight = getattr(module, "weight", None)
+    if isinstance(module, nn.modules.conv._ConvNd) and isinstance(weight, Tensor):
+        _sync_convolution_(module, weight)
+    elif isinstance(module, nn.Linear):
+        module.out_features, module.in_features = module.weight.shape
+    elif isinstance(module, nn.modules.batchnorm._NormBase):
+        sized = module.weight if module.weight is not None else module.running_mean
+        if sized is not None:
+            module.num_features = len(sized)
+    elif isinstance(module, nn.LayerNorm) and isinstance(weight, Tensor):
+        module.normalized_shape = tuple(weight.shape)
+    elif isinstance(module, nn.GroupNorm) and isinstance(weight, Tensor):
+        module.num_channels = len(weight)
+    elif isinstance(module, nn.PReLU):
+        module.num_parameters = module.weight.numel()
+    elif isinstance(module, nn.Embedding):
+        module.num_embeddings, module.embedding_dim = module.weight.shape
+
+
+def _sync_convolution_(module: nn.modules.conv._ConvNd, weight: Tensor) -> None:
+    rows, columns = weight.shape[:2]
+    rows_before = module.in_channels if module.transposed else module.out_channels
+    if module.groups > 1:
+        module.groups = rows // (rows_before // module.groups)
+    if module.transposed:
+        module.in_channels, module.out_channels = rows, columns * module.groups
+    else:
+        module.out_channels, module.in_channels = rows, columns * module.groups
+
+
+def _shrink_extent_(model: nn.Module, extent: Extent, amount: int) -> None:
+    module = model.get_submodule(extent.module)
+    value = getattr(module, extent.attribute)
+    if extent.index is None:
+        setattr(module, extent.attribute, value - amount)
+        return
+    entries = list(value)
+    entries[extent.index] -= amount
+    setattr(module, extent.attribute, type(value)(entries))

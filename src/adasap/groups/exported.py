@@ -1,0 +1,100 @@
+"""Exporting a model to its ATen graph, in evaluation mode and without leaving a trace on it."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, fx, nn
+from torch.export.graph_signature import InputKind
+
+from adasap.errors import TraceError
+
+ExampleInputs = Tensor | tuple[Tensor, ...]
+"""One tensor, or the positional arguments of forward; values do not matter, shapes do."""
+
+
+@dataclass(frozen=True)
+class ExportedGraph:
+    """An ATen graph and what its placeholders stand for.
+
+    Attributes:
+        graph: The graph, with shapes in each node's `meta["val"]`.
+        parameters: Placeholder name -> first qualified name of the parameter.
+        buffers: Placeholder name -> first qualified name of the buffer.
+        inputs: Placeholder names of the model's inputs.
+        outputs: Names of the nodes the model returns.
+    """
+
+    graph: fx.Graph
+    parameters: dict[str, str]
+    buffers: dict[str, str]
+    inputs: frozenset[str]
+    outputs: tuple[fx.Node, ...]
+
+
+def export_graph(model: nn.Module, example_inputs: ExampleInputs) -> ExportedGraph:
+    """Export with `torch.export`; train/eval flags come back as they were.
+
+    Raises:
+        TraceError: If the model cannot be exported.
+    """
+    arguments = as_arguments(example_inputs)
+    try:
+        with evaluating(model), torch.no_grad(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            program = torch.export.export(model, arguments, strict=False)
+    except Exception as error:  # torch.export raises errors of many kinds
+        first_line = str(error).strip().split("\n")[0]
+        raise TraceError(
+            f"torch.export cannot follow {type(model).__name__} on inputs of shape "
+            f"{[tuple(argument.shape) for argument in arguments]}: {first_line}; remove data-dependent control flow "
+            f"from forward, or trace the part of the model without it"
+        ) from error
+    return _described(model, program)
+
+
+def _described(model: nn.Module, program: torch.export.ExportedProgram) -> ExportedGraph:
+    first_names = canonical_names(model)
+    parameters, buffers, inputs = {}, {}, set()
+    for spec in program.graph_signature.input_specs:
+        if spec.kind is InputKind.PARAMETER and spec.target is not None:
+            parameters[spec.arg.name] = first_names.get(spec.target, spec.target)
+        elif spec.kind is InputKind.BUFFER and spec.target is not None:
+            buffers[spec.arg.name] = first_names.get(spec.target, spec.target)
+        elif spec.kind is InputKind.USER_INPUT:
+            inputs.add(spec.arg.name)
+    graph = program.graph_module.graph
+    returned = {spec.arg.name for spec in program.graph_signature.output_specs}
+    outputs = tuple(node for node in graph.nodes if node.op != "output" and node.name in returned)
+    return ExportedGraph(graph, parameters, buffers, frozenset(inputs), outputs)
+
+
+def canonical_names(model: nn.Module) -> dict[str, str]:
+    """Every qualified name of a parameter or buffer -> the first name of the same tensor."""
+    names: dict[str, str] = {}
+    for tensors in (model.named_parameters(remove_duplicate=False), model.named_buffers(remove_duplicate=False)):
+        first: dict[int, str] = {}
+        for name, tensor in tensors:
+            names[name] = first.setdefault(id(tensor), name)
+    return names
+
+
+def as_arguments(example_inputs: ExampleInputs) -> tuple[Tensor, ...]:
+    """The positional arguments of forward."""
+    return (example_inputs,) if isinstance(example_inputs, Tensor) else tuple(example_inputs)
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode for a while; the flag of every submodule comes back as it was."""
+    flags = [(module, module.training) for module in model.modules()]
+    try:
+        model.eval()
+        yield
+    finally:
+        for module, training in flags:
+            module.training = training

@@ -1,0 +1,44 @@
+"""Fresh random numbers for every parameter and buffer, so that no branch hides behind a scale of zero."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+_NORMS = (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm, nn.PReLU)
+
+
+def redraw_(model: nn.Module, generator: torch.Generator) -> None:
+    """Draw every floating parameter and buffer anew, in place, such that signals stay alive through many layers.
+
+    Norm and layer scales and running variances are uniform in 0.5..1.5; biases, shifts and running means normal with
+    standard deviation 0.2; filters and matrices normal with variance 2 / fan-in.
+
+    Args:
+        model: Any model on the CPU.
+        generator: Source of the numbers, a CPU generator.
+    """
+    seen: set[int] = set()
+    with torch.no_grad():
+        for module in model.modules():
+            for name, tensor in (*module._parameters.items(), *module._buffers.items()):
+                if tensor is None or not tensor.is_floating_point() or id(tensor) in seen:
+                    continue
+                seen.add(id(tensor))
+                tensor.copy_(_drawn(module, name, tensor, generator))
+
+
+def _drawn(module: nn.Module, name: str, tensor: Tensor, generator: torch.Generator) -> Tensor:
+    if name.endswith("bias") or name in ("running_mean", "mean"):
+        return 0.2 * _normal(tensor, generator)
+    is_scale = isinstance(module, _NORMS) or tensor.numel() == max(tensor.shape, default=1)
+    if is_scale or name in module._buffers:
+        return torch.rand(tensor.shape, generator=generator, dtype=tensor.dtype) + 0.5
+    fan_in = tensor.numel() / tensor.shape[0]
+    return _normal(tensor, generator) * math.sqrt(2 / fan_in)
+
+
+def _normal(tensor: Tensor, generator: torch.Generator) -> Tensor:
+    return torch.randn(tensor.shape, generator=generator, dtype=tensor.dtype)

@@ -1,0 +1,133 @@
+"""Rules of operators that work element by element, and of those that reduce or mix along an axis."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from adasap.groups.labels import compact, constant, varying
+from adasap.groups.rules import Call, Result, rule
+
+UNARY = """
+    relu relu6 hardtanh silu gelu hardswish hardsigmoid sigmoid tanh elu selu celu leaky_relu rrelu mish softplus
+    softsign logsigmoid log_sigmoid threshold abs neg exp expm1 log log1p log2 sqrt rsqrt square reciprocal sin cos
+    erf sign floor ceil round clamp clamp_min clamp_max clip dropout feature_dropout alpha_dropout
+    feature_alpha_dropout clone contiguous detach alias lift_fresh_copy to _to_copy type_as nan_to_num bernoulli
+    logical_not bitwise_not isnan isfinite float
+""".split()
+
+BINARY = """
+    add sub rsub subtract mul multiply div divide true_divide floor_divide pow maximum minimum atan2 fmod remainder
+    addcmul addcdiv lerp where masked_fill eq ne lt le gt ge logical_and logical_or logical_xor bitwise_and bitwise_or
+""".split()
+
+CREATION = """
+    zeros ones full empty arange eye linspace zeros_like ones_like full_like empty_like new_zeros new_ones new_full
+    new_empty rand randn rand_like randn_like scalar_tensor tril_indices triu_indices
+""".split()
+
+
+@rule(*UNARY)
+def unary(call: Call) -> Result:
+    """One number in, one number out: channels pass through."""
+    return call.labels(next(call.tensors()))
+
+
+@rule(*BINARY)
+def elementwise(call: Call) -> Result:
+    """Numbers that meet belong to one channel."""
+    result, *others = (call.labels(value) for value in call.tensors())
+    for other in others:
+        result = meet(call, result, other)
+    return result.expand(call.shape)
+
+
+@rule(*CREATION)
+def creation(call: Call) -> Result:
+    """A tensor made from its shape alone carries no channel."""
+    return call.like_result(0)
+
+
+@rule("copy")
+def copy(call: Call) -> Result:
+    """Overwrites its first argument; the channels written over count too, as they may be read through a view."""
+    return meet(call, call.labels(call["src"]), call.labels(call["self"])).expand(call.shape)
+
+
+def meet(call: Call, left: Tensor, right: Tensor) -> Tensor:
+    """Unite two label tensors under broadcasting and give the labels of the result.
+
+    A single channel spread over the channels of the other side is frozen, not united with all of them; so are both
+    sides if they carry channels along different axes.
+    """
+    left, right = _same_rank(left, right)
+    spread = _spread(call, left, right)
+    if spread is not None:
+        return spread
+    left, right = torch.broadcast_tensors(left, right)
+    call.book.unite(left, right)
+    if left.stride() == right.stride() and bool((left > 0).all()):
+        return left
+    first, second = torch.broadcast_tensors(*_small(left, right))
+    merged = torch.where((first > 0) | (second == 0), first, second)
+    return compact(merged).expand(left.shape)
+
+
+def _spread(call: Call, left: Tensor, right: Tensor) -> Tensor | None:
+    """The result if one side is broadcast along an axis that carries the other side's channels, else None."""
+    along_left, along_right = varying(left), varying(right)
+    if along_left & along_right:
+        return None
+    shape = torch.broadcast_shapes(left.shape, right.shape)
+    reason = f"{call.where} spreads one channel over several"
+    if along_left and along_right:
+        call.book.freeze(left, f"{call.where} joins channels along different axes")
+        call.book.freeze(right, f"{call.where} joins channels along different axes")
+        return constant(call.book.source(reason), shape)
+    for one, many, dims in ((left, right, along_right), (right, left, along_left)):
+        if dims and any(one.shape[dim] == 1 for dim in dims):
+            call.book.freeze(one, reason)
+            return many.expand(shape)
+    return None
+
+
+def _same_rank(left: Tensor, right: Tensor) -> tuple[Tensor, Tensor]:
+    rank = max(left.dim(), right.dim())
+    return left[(None,) * (rank - left.dim())], right[(None,) * (rank - right.dim())]
+
+
+def _small(left: Tensor, right: Tensor) -> tuple[Tensor, Tensor]:
+    for dim in set(range(left.dim())) - varying(left) - varying(right):
+        left, right = left.narrow(dim, 0, 1), right.narrow(dim, 0, 1)
+    return left, right
+
+
+@rule("mean", "sum", "amax", "amin", "max", "min", "var", "std", "logsumexp", "norm", "prod", "any", "all")
+def reduction(call: Call) -> Result:
+    """Carries channels through if it reduces other axes than theirs (or all parts of one channel)."""
+    source = call.arguments.get("self", call.arguments.get("input"))
+    labels = call.labels(source)
+    if call.arguments.get("other") is not None:
+        return elementwise(call)
+    dims = call.arguments.get("dim")
+    dims = [dims] if isinstance(dims, int) else list(dims or range(labels.dim()))
+    kept = call.book.collapse(labels, dims)
+    if kept is None:
+        call.book.freeze(labels, f"{call.where} mixes the channels")
+        return call.like_result(0)
+    shape = call.shape
+    return [kept.reshape(shape)] * _num_results(call) if _num_results(call) > 1 else kept.reshape(shape)
+
+
+@rule("softmax", "log_softmax", "_softmax", "_log_softmax", "cumsum", "normalize", "glu")
+def mixing(call: Call) -> Result:
+    """Mixes along one axis: channels there depend on each other and stay."""
+    labels = call.labels(next(call.tensors()))
+    if call.book.collapse(labels, [call["dim"]]) is None:
+        return call.freeze_all(f"{call.where} mixes the channels")
+    return labels.expand(call.shape) if labels.shape == call.shape else call.freeze_all(f"{call.where} has no rule")
+
+
+def _num_results(call: Call) -> int:
+    value = call.node.meta["val"]
+    return len(value) if isinstance(value, (tuple, list)) else 1

@@ -1,0 +1,151 @@
+"""Rules of operators that only move data: they are executed on the labels as they are."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils import _pytree as pytree
+
+from adasap.groups.labels import compact, squeezed, varying
+from adasap.groups.rules import Call, Pad, Result, rule
+
+MOVEMENT = """
+    permute transpose t numpy_T swapaxes swapdims movedim moveaxis squeeze unsqueeze expand expand_as unbind flip
+    repeat tile repeat_interleave broadcast_to diagonal pixel_shuffle channel_shuffle stack atleast_1d atleast_2d
+    hstack vstack
+""".split()
+
+
+@rule(*MOVEMENT)
+def movement(call: Call) -> Result:
+    """Runs the operator itself on the labels."""
+    return execute(call)
+
+
+def execute(call: Call) -> Result:
+    """The operator applied to label tensors in place of numbers."""
+    arguments = pytree.tree_map(
+        lambda value: call.labels(value) if hasattr(value, "shape") else value,
+        call.arguments,
+        is_leaf=lambda value: hasattr(value, "shape"),
+    )
+    result: Any = call.node.target(**_positional_self(arguments))  # type: ignore[operator]
+    return pytree.tree_map(lambda value: compact(value) if isinstance(value, Tensor) else value, result)
+
+
+def _positional_self(arguments: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in arguments.items() if name not in ("dtype", "layout", "device")}
+
+
+@rule("view", "reshape", "_unsafe_view", "flatten", "unflatten", "view_as", "reshape_as")
+def reshaped(call: Call) -> Result:
+    """Moves data; splitting a channel axis into factors ties the parts, as C becomes (parts, C / parts)."""
+    labels = call.labels(call["self"])
+    result = compact(labels.reshape(call.shape))
+    factors = sorted(varying(result))
+    if len(varying(labels)) == 1 and len(factors) > 1:
+        small = squeezed(result)
+        for dim in factors[:-1]:
+            call.book.unite(small.narrow(dim, 0, 1), small)
+    return result
+
+
+@rule("chunk", "split", "split_with_sizes", "tensor_split")
+def parts(call: Call) -> Result:
+    """Moves data; equal parts of a channel axis are tied: a unit takes one channel from every part."""
+    labels, dim = call.labels(call["self"]), call["dim"]
+    result = execute(call)
+    if dim % labels.dim() in varying(labels):
+        call.note_bounds(labels, dim)
+        if len({part.shape for part in result}) == 1:
+            for part in result[1:]:
+                call.book.unite(result[0], part)
+    return result
+
+
+@rule("slice", "narrow", "select", "index_select", "take_along_dim")
+def bounded(call: Call) -> Result:
+    """Moves data between fixed bounds; whether these still fit after a cut is tried later."""
+    labels, dim = call.labels(call["self"]), call["dim"]
+    index = call.arguments.get("index")
+    if isinstance(index, Tensor) or hasattr(index, "role"):
+        return call.freeze_all(f"{call.where} has no rule")
+    call.note_bounds(labels, dim)
+    return execute(call)
+
+
+@rule("roll")
+def roll(call: Call) -> Result:
+    """Moves data, but not along channels: a fixed shift would join other channels after a cut."""
+    labels = call.labels(call["self"])
+    if varying(labels) & {dim % labels.dim() for dim in call["dims"]}:
+        return call.freeze_all(f"{call.where} shifts along the channels")
+    return labels
+
+
+@rule("cat", "concat", "concatenate")
+def concatenation(call: Call) -> Result:
+    """Joins the channels of its inputs; axes on which all inputs are constant stay narrow."""
+    tensors = [call.labels(value) for value in call["tensors"]]
+    tensors = [labels for labels in tensors if labels.shape != (0,)]
+    dim = call["dim"] % tensors[0].dim()
+    wide = set().union(*(varying(labels) for labels in tensors)) | {dim}
+    for other in set(range(tensors[0].dim())) - wide:
+        tensors = [labels.narrow(other, 0, 1) for labels in tensors]
+    return compact(torch.cat(tensors, dim)).expand(call.shape)
+
+
+@rule("pad", "constant_pad_nd")
+def padding(call: Call) -> Result:
+    """Neutral around other axes; along channels each new position is a created channel with a fixed extent."""
+    labels, amounts = call.labels(call["self"]), list(call["pad"])
+    constant_mode = call.arguments.get("mode", "constant") == "constant"
+    order = call.notes.num_pads
+    call.notes.num_pads += constant_mode
+    for place in range(0, len(amounts), 2):
+        dim = labels.dim() - 1 - place // 2
+        before, after = amounts[place : place + 2]
+        if dim not in varying(labels) or (before, after) == (0, 0):
+            continue
+        if not constant_mode or min(before, after) < 0:
+            return call.freeze_all(f"{call.where} pads along the channels")
+        labels = _with_created(call, labels, dim, order, (before, after))
+    if varying(labels) - set(range(labels.dim())) or tuple(labels.shape) != call.shape:
+        labels = squeezed(labels).expand(call.shape)
+    return labels
+
+
+def _with_created(call: Call, labels: Tensor, dim: int, order: int, counts: tuple[int, int]) -> Tensor:
+    before, after = call.book.fresh(counts[0]), call.book.fresh(counts[1])
+    call.notes.pads.append(Pad(order, dim, labels.dim(), call.owners, call.where, before, after))
+    small = squeezed(labels)
+    view = [-1 if other == dim else 1 for other in range(labels.dim())]
+    shape = [-1 if other == dim else size for other, size in enumerate(small.shape)]
+    sides = [created.view(view).expand(shape) for created in (before, after) if len(created)]
+    joined = torch.cat([sides[0], small, *sides[1:]] if counts[0] else [small, *sides], dim)
+    return joined.expand([size if other != dim else joined.shape[dim] for other, size in enumerate(labels.shape)])
+
+
+@rule(
+    *(f"{kind}_pool{n}d" for kind in ("max", "avg", "adaptive_avg", "adaptive_max", "lp") for n in (1, 2, 3)),
+    *(f"max_pool{n}d_with_indices" for n in (1, 2, 3)),
+    *(f"upsample_{kind}" for kind in ("nearest1d", "nearest2d", "nearest3d", "bilinear2d", "bicubic2d")),
+    *(f"upsample_{kind}" for kind in ("linear1d", "trilinear3d", "_nearest_exact1d", "_nearest_exact2d")),
+    "_adaptive_avg_pool2d",
+    "_upsample_nearest_exact2d",
+    "_upsample_bilinear2d_aa",
+    "_upsample_bicubic2d_aa",
+)
+def spatial(call: Call) -> Result:
+    """Pooling and resizing act on each channel by itself."""
+    labels = call.labels(next(call.tensors()))
+    name = call.node.target._schema.name  # type: ignore[union-attr]
+    count = next(int(n) for n in "123" if f"{n}d" in name)
+    kept = call.book.collapse(labels, range(labels.dim() - count, labels.dim()))
+    if kept is None:
+        return call.freeze_all(f"{call.where} works along the channels")
+    result = kept.expand(call.shape)
+    value = call.node.meta["val"]
+    return [result] * len(value) if isinstance(value, (tuple, list)) else result

@@ -1,0 +1,128 @@
+"""One walk over the exported graph that hands label tensors from operator to operator."""
+
+from __future__ import annotations
+
+import operator
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor, fx, nn
+from torch.utils import _pytree as pytree
+
+from adasap.groups import rules_elementwise, rules_layers, rules_movement
+from adasap.groups.cutting import named_tensors
+from adasap.groups.exported import ExampleInputs, ExportedGraph, export_graph
+from adasap.groups.labels import LabelBook, constant, varying
+from adasap.groups.rules import RULES, Call, Notes, TensorRef, no_rule, rule_for
+
+OUTPUT = "output of the model"
+INPUT = "input of the model"
+RULE_FILES = (rules_elementwise, rules_layers, rules_movement)
+
+
+@dataclass(frozen=True)
+class Walked:
+    """What one walk learned: which labels are one (the book) and what is to be tried (the notes)."""
+
+    book: LabelBook
+    notes: Notes
+
+
+def walk_model(model: nn.Module, example_inputs: ExampleInputs) -> Walked:
+    """Export the model and follow its channels.
+
+    Raises:
+        TraceError: If the model cannot be exported.
+    """
+    return walk_graph(export_graph(model, example_inputs), model)
+
+
+def walk_graph(exported: ExportedGraph, model: nn.Module) -> Walked:
+    """Apply the rule of every operator, in order of execution; freeze what reaches an operator without one."""
+    book, notes = LabelBook(), Notes()
+    values = _placeholders(exported, model, book)
+    for node in exported.graph.nodes:
+        if node.op == "call_function":
+            values[node] = _visit(node, values, book, notes)
+    for node in exported.outputs:
+        for labels in pytree.tree_leaves(values.get(node)):
+            if isinstance(labels, Tensor):
+                book.freeze(labels, OUTPUT)
+    return Walked(book, notes)
+
+
+def _placeholders(exported: ExportedGraph, model: nn.Module, book: LabelBook) -> dict[fx.Node, Any]:
+    shapes = {name: tuple(tensor.shape) for name, tensor in named_tensors(model).items()}
+    values: dict[fx.Node, Any] = {}
+    for node in exported.graph.nodes:
+        if node.op != "placeholder":
+            continue
+        if node.name in exported.parameters:
+            name = exported.parameters[node.name]
+            values[node] = TensorRef(name, shapes[name], "producer")
+        elif node.name in exported.buffers:
+            name = exported.buffers[node.name]
+            values[node] = TensorRef(name, shapes[name], "statistic")
+        elif isinstance(node.meta.get("val"), Tensor):
+            label = book.source(INPUT) if node.name in exported.inputs else 0
+            values[node] = constant(label, node.meta["val"].shape)
+    return values
+
+
+def _visit(node: fx.Node, values: dict[fx.Node, Any], book: LabelBook, notes: Notes) -> Any:
+    if node.target is operator.getitem:
+        container = values.get(node.args[0])  # type: ignore[call-overload]
+        return None if container is None else container[node.args[1]]  # type: ignore[index]
+    if not any(isinstance(value, Tensor) for value in pytree.tree_leaves(node.meta.get("val"))):
+        return node.meta.get("val")
+    call = Call(book, notes, node, _arguments(node, values))
+    result = (rule_for(node.target) or no_rule)(call)
+    _update_mutated(call, result, values)
+    return result
+
+
+def _arguments(node: fx.Node, values: dict[fx.Node, Any]) -> dict[str, Any]:
+    """Arguments by schema name, defaults filled in, nodes replaced by what they carry."""
+
+    def carried(value: Any) -> Any:
+        return values.get(value) if isinstance(value, fx.Node) else value
+
+    args = fx.node.map_aggregate(node.args, carried)
+    kwargs = fx.node.map_aggregate(node.kwargs, carried)
+    schema = getattr(node.target, "_schema", None)
+    if schema is None:
+        return {**{str(place): value for place, value in enumerate(args)}, **kwargs}  # type: ignore[arg-type,dict-item]
+    named = {}
+    for place, argument in enumerate(schema.arguments):
+        if place < len(args):  # type: ignore[arg-type]
+            named[argument.name] = args[place]  # type: ignore[index]
+        else:
+            named[argument.name] = kwargs.get(argument.name, argument.default_value)  # type: ignore[union-attr]
+    return named
+
+
+def _update_mutated(call: Call, result: Any, values: dict[fx.Node, Any]) -> None:
+    """An in-place operator changes what its first argument carries, and what a view of it would show."""
+    node = call.node
+    schema = getattr(node.target, "_schema", None)
+    if schema is None or not schema.is_mutable or not isinstance(result, Tensor) or not node.args:
+        return
+    target = node.args[0]
+    if not isinstance(target, fx.Node):
+        return
+    before = values.get(target)
+    seen_through_views = len([user for user in target.users if user.op == "call_function"]) > 1 or _is_view(target)
+    if isinstance(before, Tensor) and seen_through_views and bool(((before == 0) & (result != 0)).any()):
+        call.book.freeze(result, f"{call.where} writes into a view")
+    if not isinstance(before, TensorRef):
+        values[target] = result
+
+
+def _is_view(node: fx.Node) -> bool:
+    schema = getattr(node.target, "_schema", None)
+    return schema is not None and any(
+        argument.alias_info is not None and not argument.alias_info.is_write for argument in schema.arguments
+    )
+
+
+__all__ = ["INPUT", "OUTPUT", "RULES", "Walked", "varying", "walk_graph", "walk_model"]

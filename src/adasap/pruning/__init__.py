@@ -1,0 +1,42 @@
+"""Removing channels: cost, budget, schedule, selection, plan, surgery."""
+
+from adasap.pruning.budget import Budget
+from adasap.pruning.cost import CostModel, Parameters
+from adasap.pruning.macs import MACs
+from adasap.pruning.options import BudgetOptions, PruningOptions, build_cost
+from adasap.pruning.options import BudgetOptions, PruningOptions, build_cost
+from adasap.pruning.plan import PruningPlan
+from adasap.pruning.schedule import (
+    CubicSchedule,
+    ExponentialSchedule,
+    LinearSchedule,
+    OneShotSchedule,
+    PruningSchedule,
+    build_schedule,
+    event_steps,
+)
+from adasap.pruning.select import select_channels
+from adasap.pruning.surgery import apply_plan_
+
+__all__ = [
+    "Budget",
+    "BudgetOptions",
+    "BudgetOptions",
+    "CostModel",
+    "CubicSchedule",
+    "ExponentialSchedule",
+    "LinearSchedule",
+    "MACs",
+    "OneShotSchedule",
+    "Parameters",
+    "PruningOptions",
+    "PruningOptions",
+    "PruningPlan",
+    "PruningSchedule",
+    "apply_plan_",
+    "build_cost",
+    "build_cost",
+    "build_schedule",
+    "event_steps",
+    "select_channels",
+]

@@ -1,0 +1,135 @@
+"""What a model costs at given widths, without touching a model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+from adasap.groups.group import ChannelGroup, Slot, widths
+
+
+class CostModel(Protocol):
+    """A cost in absolute units, as a function of the groups' widths."""
+
+    @property
+    def unit(self) -> str:
+        """What `total` counts, such as "parameters" or "MACs"."""
+        ...
+
+    @property
+    def dense(self) -> float:
+        """The cost of the model this was built on."""
+        ...
+
+    def total(self, widths: Mapping[str, int]) -> float:
+        """The cost at these widths (group name -> channels); a group that is not named is whole."""
+        ...
+
+
+class Parameters:
+    """Number of parameters, trainable or not, shared ones once; buffers do not count.
+
+    Group names survive cuts, so the object built on the dense model stays valid for every later event.
+
+    Example:
+        >>> Parameters(nn.Linear(3, 4), groups=()).total({})
+        16
+    """
+
+    unit = "parameters"
+
+    def __init__(self, model: nn.Module, groups: Sequence[ChannelGroup]) -> None:
+        model = getattr(model, "_orig_mod", model)
+        shapes = {name: tuple(p.shape) for name, p in model.named_parameters()}
+        self._sum = WidthPolynomial(groups, [Term(1, name, shape) for name, shape in shapes.items()])
+        self.dense = int(self._sum.at({}))
+
+    def total(self, widths: Mapping[str, int]) -> int:
+        """Parameters at these widths (group name -> channels); a group that is not named is whole."""
+        return int(self._sum.at(widths))
+
+
+@dataclass(frozen=True)
+class Term:
+    """Coefficient times the number of entries of one parameter."""
+
+    coefficient: float
+    name: str
+    shape: tuple[int, ...]
+
+
+class WidthPolynomial:
+    """Sum over parameters of coefficient x product over axes of (fixed + sum over groups of K_g x width_g).
+
+    K_g is how many indices of the axis one channel of group g owns; fixed is the rest of the axis. Sums are
+    exact up to 2^53.
+    """
+
+    def __init__(self, groups: Sequence[ChannelGroup], terms: Sequence[Term], constant: float = 0.0) -> None:
+        self._whole = widths(groups)
+        self._constant = constant
+        column = {name: index for index, name in enumerate(self._whole)}
+        owned = _owned_per_channel(groups)
+        rows: dict[tuple[str, int], int] = {}
+        matrix, fixed = (
+            [torch.zeros(len(column), dtype=torch.float64)],
+            [1.0],
+        )  # row 0: an axis that is always 1
+        coefficients, factors = [], []
+        for term in terms:
+            coefficient, places = float(term.coefficient), []
+            for dim, size in enumerate(term.shape):
+                if (axis := (term.name, dim)) not in owned:
+                    coefficient *= size
+                    continue
+                if axis not in rows:
+                    row = torch.zeros(len(column), dtype=torch.float64)
+                    for name, per_channel in owned[axis].items():
+                        row[column[name]] = per_channel
+                    rows[axis] = len(matrix)
+                    matrix.append(row)
+                    fixed.append(size - sum(k * self._whole[name] for name, k in owned[axis].items()))
+                places.append(rows[axis])
+            coefficients.append(coefficient)
+            factors.append(places)
+        longest = max((len(places) for places in factors), default=0)
+        padded = [places + [0] * (longest - len(places)) for places in factors]
+        self._matrix, self._fixed = torch.stack(matrix), torch.tensor(fixed, dtype=torch.float64)
+        self._coefficients = torch.tensor(coefficients, dtype=torch.float64)
+        self._factors = torch.tensor(padded, dtype=torch.int64).view(len(padded), longest)
+
+    def at(self, widths: Mapping[str, int]) -> float:
+        """The sum at these widths; groups that are not named are whole.
+
+        Raises:
+            ValueError: For a name that is no group.
+        """
+        if unknown := widths.keys() - self._whole.keys():
+            raise ValueError(
+                f"no channel group is called {min(unknown)!r}: the cost was built on other groups"
+            )
+        vector = torch.tensor([widths.get(n, whole) for n, whole in self._whole.items()], dtype=torch.float64)
+        sizes = self._matrix @ vector + self._fixed
+        return float((self._coefficients * sizes[self._factors].prod(1)).sum()) + self._constant
+
+
+def _owned_per_channel(groups: Sequence[ChannelGroup]) -> dict[tuple[str, int], dict[str, int]]:
+    """(name, dim) -> group name -> how many indices of the axis each channel owns."""
+    owned: dict[tuple[str, int], dict[str, int]] = {}
+    for group in groups:
+        seen: dict[tuple[str, int], list[Slot]] = {}
+        for slot in group.slots:
+            earlier = seen.setdefault((slot.name, slot.dim), [])
+            if not any(_same_positions(slot.positions, other.positions) for other in earlier):
+                earlier.append(slot)
+        for axis, slots in seen.items():
+            owned.setdefault(axis, {})[group.name] = sum(slot.positions.shape[1] for slot in slots)
+    return owned
+
+
+def _same_positions(one: Tensor, other: Tensor) -> bool:
+    return one.shape == other.shape and torch.equal(one, other)

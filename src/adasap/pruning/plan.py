@@ -1,0 +1,171 @@
+"""Which channels stay: plain data that can be saved, read back and composed."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Self
+
+import torch
+from torch import Tensor
+
+from adasap.errors import PlanError
+from adasap.groups.group import ChannelGroup, fingerprint, prunable
+
+FORMAT = "adasap-plan-1"
+
+
+@dataclass(frozen=True, eq=False)
+class PruningPlan:
+    """The channels that stay, per group, in the indices of the model the plan was made for.
+
+    Attributes:
+        kept: Group name -> int64 [k], ascending, at least one; a group that is absent stays whole.
+        num_channels: Group name -> C before the cut, for the same groups.
+        fingerprint: `adasap.groups.fingerprint` of the groups the indices belong to.
+    Raises:
+        PlanError: If the indices are not ascending, out of range, or none.
+    """
+
+    kept: dict[str, Tensor]
+    num_channels: dict[str, int]
+    fingerprint: str
+
+    def __post_init__(self) -> None:
+        if self.kept.keys() != self.num_channels.keys():
+            odd = min(self.kept.keys() ^ self.num_channels.keys())
+            raise PlanError(f"the plan names group {odd!r} in only one of kept and num_channels")
+        for name, indices in self.kept.items():
+            _check_indices(name, indices, self.num_channels[name])
+
+    @classmethod
+    def of(
+        cls, groups: Sequence[ChannelGroup], kept: Mapping[str, Sequence[int] | Tensor] | None = None
+    ) -> Self:
+        """A plan for these groups; prunable groups that `kept` does not name stay whole.
+
+        Raises:
+            PlanError: For an unknown or frozen group, or bad indices.
+        """
+        chosen = dict(kept or {})
+        whole = {g.name: torch.arange(g.num_channels) for g in prunable(groups)}
+        for name in chosen.keys() - whole.keys():
+            frozen = next((g.frozen for g in groups if g.name == name), None)
+            reason = (
+                f"it is frozen: {frozen[0]}" if frozen else f"known: {', '.join(sorted(whole)) or 'none'}"
+            )
+            raise PlanError(f"group {name!r} cannot be cut; {reason}")
+        indices = {
+            name: torch.as_tensor(x, dtype=torch.int64).cpu().sort().values for name, x in chosen.items()
+        }
+        return cls(
+            kept={name: indices.get(name, all_of_it) for name, all_of_it in whole.items()},
+            num_channels={name: len(all_of_it) for name, all_of_it in whole.items()},
+            fingerprint=fingerprint(groups),
+        )
+
+    @property
+    def keeps_all(self) -> bool:
+        """Whether no channel goes."""
+        return all(len(indices) == self.num_channels[name] for name, indices in self.kept.items())
+
+    def widths(self) -> dict[str, int]:
+        """Group name -> channels after the cut, as `CostModel.total` takes them."""
+        return {name: len(indices) for name, indices in self.kept.items()}
+
+    def then(self, later: PruningPlan) -> PruningPlan:
+        """This plan and then another, as one in this plan's indices and with this plan's fingerprint.
+
+        `later` counts within what this plan leaves, so its own fingerprint is that of the cut groups.
+
+        Raises:
+            PlanError: If `later` expects another width than this plan leaves.
+        """
+        kept, num_channels = dict(self.kept), dict(self.num_channels)
+        for name, indices in later.kept.items():
+            if name not in kept:
+                kept[name], num_channels[name] = indices, later.num_channels[name]
+                continue
+            if len(kept[name]) != later.num_channels[name]:
+                raise PlanError(
+                    f"plans do not follow each other: the first leaves {len(kept[name])} channels of group "
+                    f"{name!r}, the second starts from {later.num_channels[name]}"
+                )
+            kept[name] = kept[name][indices]
+        return PruningPlan(kept, num_channels, self.fingerprint)
+
+    def to_json(self) -> str:
+        """One JSON object: format, fingerprint, and the kept indices of each group."""
+        groups = {
+            name: {"num_channels": self.num_channels[name], "kept": indices.tolist()}
+            for name, indices in self.kept.items()
+        }
+        return json.dumps({"format": FORMAT, "fingerprint": self.fingerprint, "groups": groups})
+
+    @classmethod
+    def from_json(cls, text: str | Mapping[str, Any]) -> Self:
+        """Reads what `to_json` wrote, as a string or as the object parsed from it.
+
+        Raises:
+            PlanError: If it is no plan, or its indices are impossible.
+        """
+        data = _parsed(text)
+        if data.get("format") != FORMAT:
+            raise PlanError(f"not a pruning plan: format is {data.get('format')!r}, wanted {FORMAT!r}")
+        groups, mark = data.get("groups"), data.get("fingerprint")
+        if not isinstance(groups, Mapping) or not isinstance(mark, str):
+            raise PlanError("not a pruning plan: it needs a `groups` object and a `fingerprint` string")
+        kept, num_channels = {}, {}
+        for name, entry in groups.items():
+            whole = entry.get("num_channels") if isinstance(entry, Mapping) else None
+            indices = entry.get("kept") if isinstance(entry, Mapping) else None
+            if (
+                type(whole) is not int
+                or not isinstance(indices, list)
+                or any(type(i) is not int for i in indices)
+            ):
+                raise PlanError(
+                    f"group {name!r} of the plan needs an integer num_channels and a list of integers kept"
+                )
+            kept[str(name)], num_channels[str(name)] = torch.tensor(indices, dtype=torch.int64), whole
+        return cls(kept, num_channels, mark)
+
+    def summary(self) -> str:
+        """One line per group that loses channels, and a last line with the sum.
+
+        Example:
+            >>> print(PruningPlan({"conv1": torch.tensor([0, 2])}, {"conv1": 4}, "").summary())
+            conv1: 2 of 4 channels
+            all groups: 2 of 4 channels (50.0 %)
+        """
+        cut = [
+            (n, len(x), self.num_channels[n]) for n, x in self.kept.items() if len(x) < self.num_channels[n]
+        ]
+        left, before = sum(self.widths().values()), sum(self.num_channels.values())
+        total = f"all groups: {left} of {before} channels ({left / max(before, 1):.1%})".replace("%)", " %)")
+        return "\n".join([*(f"{name}: {k} of {c} channels" for name, k, c in cut), total])
+
+
+def _parsed(text: str | Mapping[str, Any]) -> Mapping[str, Any]:
+    if isinstance(text, Mapping):
+        return text
+    try:
+        data = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise PlanError(f"not a pruning plan: it is no JSON ({error})") from error
+    if not isinstance(data, dict):
+        raise PlanError(f"not a pruning plan: wanted a JSON object, got {type(data).__name__}")
+    return data
+
+
+def _check_indices(name: str, indices: Tensor, num_channels: int) -> None:
+    if indices.dtype != torch.int64 or indices.ndim != 1 or len(indices) == 0:
+        found = f"{indices.dtype} {tuple(indices.shape)}"
+        raise PlanError(f"group {name!r} must keep at least one channel, as int64 [k], got {found}")
+    ascending = bool((indices[1:] > indices[:-1]).all())
+    if not ascending or int(indices[0]) < 0 or int(indices[-1]) >= num_channels:
+        raise PlanError(
+            f"group {name!r}: kept channels must ascend without repeats within 0 to {num_channels - 1}, "
+            f"got {indices.tolist()[:8]}{'...' if len(indices) > 8 else ''}"
+        )

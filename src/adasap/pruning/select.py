@@ -1,0 +1,190 @@
+"""Which channels go: the least important of the whole model, until the budget is met."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from adasap.errors import BudgetError
+from adasap.groups.group import ChannelGroup, Scores, fingerprint, prunable, widths
+from adasap.pruning.budget import Budget
+from adasap.pruning.plan import PruningPlan
+
+
+def select_channels(
+    groups: Sequence[ChannelGroup],
+    scores: Scores,
+    budget: Budget,
+    *,
+    min_channels: int = 1,
+    multiple_of: int = 1,
+    floors: Mapping[str, int] | None = None,
+) -> PruningPlan:
+    """Global ranking: the smallest number of removals, lowest scores first, that meets the budget.
+
+    With `multiple_of` m > 1 channels go in bundles: a group first falls to the next multiple of m, then by m
+    at a time; the lowest channels of a group form its first bundle, and a bundle ranks by its mean score. A
+    group stays whole or ends at a multiple of m. Equal scores go in the order of groups, then of channels.
+
+    Args:
+        groups: The model's groups; frozen ones stay whole.
+        scores: Group name -> importance, float [C], for at least every prunable group.
+        budget: The cost to reach, counted with its true cost at every width that is tried.
+        min_channels: Every group keeps at least so many (or all, if it has fewer).
+        multiple_of: Width step.
+        floors: Group name -> channels that this group keeps at least, beside `min_channels`.
+    Returns:
+        The plan, in the groups' indices; it keeps everything if the budget is met already.
+    Raises:
+        BudgetError: If the budget cannot be met.
+        ValueError: If scores are missing, not finite or of the wrong length, or an option is out of range.
+    """
+    candidates = prunable(groups)
+    least = _least_widths(candidates, min_channels, multiple_of, floors or {})
+    ranked = [_rank(group, _checked(scores, group), least[group.name], multiple_of) for group in candidates]
+    ranking = _merge(ranked)
+    present = widths(groups)
+
+    def widths_after(removals: int) -> dict[str, int]:
+        gone = ranking.channels_gone(removals)
+        return {**present, **{g.name: g.num_channels - n for g, n in zip(candidates, gone, strict=True)}}
+
+    removals = _fewest_removals(
+        lambda n: budget.cost.total(widths_after(n)), len(ranking.group), budget.limit
+    )
+    if removals is None:
+        smallest = widths_after(len(ranking.group))
+        raise _impossible(
+            budget,
+            smallest,
+            candidates,
+            min_channels=min_channels,
+            multiple_of=multiple_of,
+            floors=floors or {},
+        )
+    gone = ranking.channels_gone(removals)
+    return PruningPlan(
+        kept={
+            group.name: rank.order[n:].sort().values
+            for group, rank, n in zip(candidates, ranked, gone, strict=True)
+        },
+        num_channels={group.name: group.num_channels for group in candidates},
+        fingerprint=fingerprint(groups),
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class _Rank:
+    """One group: its channels by rising score, and the bundles in which they go."""
+
+    order: Tensor  # int64 [C]
+    sizes: Tensor  # int64 [bundles]: channels in each
+    values: Tensor  # float64 [bundles]: mean score of each, rising
+
+
+@dataclass(frozen=True, eq=False)
+class _Ranking:
+    """All bundles of the model by rising value."""
+
+    group: Tensor  # int64 [bundles]
+    sizes: Tensor  # int64 [bundles]
+    num_groups: int
+
+    def channels_gone(self, removals: int) -> list[int]:
+        """Channels each group has lost after the first `removals` bundles."""
+        gone = torch.zeros(self.num_groups, dtype=torch.int64)
+        gone.index_add_(0, self.group[:removals], self.sizes[:removals])
+        counts: list[int] = gone.tolist()
+        return counts
+
+
+def _least_widths(
+    groups: Sequence[ChannelGroup], min_channels: int, multiple_of: int, floors: Mapping[str, int]
+) -> dict[str, int]:
+    if min_channels < 1 or multiple_of < 1:
+        raise ValueError(f"min_channels and multiple_of are at least 1, got {min_channels} and {multiple_of}")
+    if unknown := floors.keys() - {g.name for g in groups}:
+        raise ValueError(f"floors name {min(unknown)!r}, which is no group that can be pruned")
+    return {g.name: min(g.num_channels, max(min_channels, floors.get(g.name, 1))) for g in groups}
+
+
+def _checked(scores: Scores, group: ChannelGroup) -> Tensor:
+    if group.name not in scores:
+        raise ValueError(
+            f"no scores for group {group.name!r}, which can be pruned: score all groups of the model"
+        )
+    values = scores[group.name].detach().to("cpu", torch.float64)
+    if values.shape != (group.num_channels,):
+        raise ValueError(
+            f"scores of group {group.name!r} have shape {tuple(values.shape)}, wanted ({group.num_channels},)"
+        )
+    if not bool(values.isfinite().all()):
+        bad = int((~values.isfinite()).sum())
+        raise ValueError(
+            f"scores of group {group.name!r} are not finite for {bad} of {group.num_channels} channels: "
+            f"look for weights or gradients that overflowed"
+        )
+    return values
+
+
+def _rank(group: ChannelGroup, scores: Tensor, least: int, multiple_of: int) -> _Rank:
+    order = scores.argsort(stable=True)
+    first = group.num_channels % multiple_of or multiple_of
+    smallest = -(-least // multiple_of) * multiple_of  # least, rounded up
+    bundles = max(0, (group.num_channels - first - smallest) // multiple_of + 1)
+    sizes = torch.full((bundles,), multiple_of)
+    sizes[:1] = first
+    rising = scores[order]
+    rest = rising[first : first + max(0, bundles - 1) * multiple_of].view(-1, multiple_of)
+    values = torch.cat([rising[:first].mean().view(1), rest.mean(1)])[:bundles]
+    return _Rank(order, sizes, values.cummax(0).values)  # cummax: the means may fall by a rounding error
+
+
+def _merge(ranked: Sequence[_Rank]) -> _Ranking:
+    empty = torch.empty(0, dtype=torch.int64)
+    owner = torch.cat([torch.full_like(rank.sizes, i) for i, rank in enumerate(ranked)] or [empty])
+    sizes = torch.cat([rank.sizes for rank in ranked] or [empty])
+    values = torch.cat([rank.values for rank in ranked] or [empty])
+    order = values.argsort(stable=True)
+    return _Ranking(owner[order], sizes[order], len(ranked))
+
+
+def _fewest_removals(cost_after: Callable[[int], float], most: int, limit: float) -> int | None:
+    """The smallest n with cost_after(n) <= limit, for a falling cost; None if even `most` is not enough."""
+    if cost_after(0) <= limit:
+        return 0
+    if cost_after(most) > limit:
+        return None
+    too_few, enough = 0, most
+    while enough - too_few > 1:
+        middle = (too_few + enough) // 2
+        if cost_after(middle) <= limit:
+            enough = middle
+        else:
+            too_few = middle
+    return enough
+
+
+def _impossible(
+    budget: Budget,
+    smallest: Mapping[str, int],
+    candidates: Sequence[ChannelGroup],
+    *,
+    min_channels: int,
+    multiple_of: int,
+    floors: Mapping[str, int],
+) -> BudgetError:
+    cost, unit = budget.cost, budget.cost.unit
+    whole = f" and floors in {len(floors)} of them" if floors else ""
+    step = f" at multiples of {multiple_of}" if multiple_of > 1 else ""
+    options = " or ".join(
+        ["min_channels"] + (["multiple_of"] if multiple_of > 1 else []) + (["the floors"] if floors else [])
+    )
+    return BudgetError(
+        f"cannot reach {budget.limit:,.0f} {unit}: keeping min_channels={min_channels}{step} in each of "
+        f"{len(candidates)} groups{whole} still costs {cost.total(smallest):,.0f} of {cost.dense:,.0f}; "
+        f"raise the budget or lower {options}"
+    )

@@ -1,0 +1,41 @@
+"""Curves of a run for TensorBoard."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from torch.utils.tensorboard import SummaryWriter
+
+from adasap.training.records import PruneRecord, Record, StageRecord, StepRecord
+
+
+class TensorBoardObserver:
+    """Writes loss, gap, learning rate, gradient norm, kept cost and stage scores."""
+
+    def __init__(self, folder: Path, *, every: int = 10) -> None:
+        self._writer = SummaryWriter(str(folder))  # type: ignore[no-untyped-call]
+        self._every = every
+
+    def __call__(self, record: Record) -> None:
+        for name, value in _curves(record, self._every).items():
+            self._writer.add_scalar(name, value, record.step)  # type: ignore[no-untyped-call]
+
+    def close(self) -> None:
+        self._writer.close()  # type: ignore[no-untyped-call]
+
+
+def _curves(record: Record, every: int) -> dict[str, float]:
+    if isinstance(record, StepRecord) and record.step % every == 0:
+        curves = {
+            "train/loss": record.loss,
+            "train/learning_rate": record.learning_rate,
+            "train/gradient_norm": record.gradient_norm,
+        }
+        if record.gap is not None:
+            curves["sharpness/gap"] = record.gap
+        return curves | {f"sharpness/share_{k}": v for k, v in (record.radius_shares or {}).items()}
+    if isinstance(record, PruneRecord):
+        return {f"pruning/{record.unit.lower()}": record.cost, "pruning/mask_error": record.mask_error}
+    if isinstance(record, StageRecord):
+        return {f"evaluation/{suite}": score for suite, score in record.scores.items()}
+    return {}

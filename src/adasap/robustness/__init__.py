@@ -1,0 +1,18 @@
+"""How well a model holds up: suites, evaluation, metrics."""
+
+from adasap.robustness.evaluate import SuiteResult, evaluate, evaluate_suite, evaluation_mode
+from adasap.robustness.metrics import Interval, bootstrap_mean, paired_difference
+from adasap.robustness.suites import Suite, SuiteSource, open_suite
+
+__all__ = [
+    "Interval",
+    "Suite",
+    "SuiteResult",
+    "SuiteSource",
+    "bootstrap_mean",
+    "evaluate",
+    "evaluate_suite",
+    "evaluation_mode",
+    "open_suite",
+    "paired_difference",
+]

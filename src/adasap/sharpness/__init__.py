@@ -1,0 +1,21 @@
+"""How far each channel is perturbed, the two passes of a sharpness-aware step, and the care of norm
+statistics."""
+
+from adasap.sharpness.batchnorm import recalibrate_
+from adasap.sharpness.gradients import StepLoss, sharpness_aware_gradients
+from adasap.sharpness.options import PerturbationOptions
+from adasap.sharpness.perturbation import AdaptivePerturbation, Perturbation, UniformPerturbation
+from adasap.sharpness.radius import adaptive_radius
+from adasap.sharpness.swap import perturbed
+
+__all__ = [
+    "AdaptivePerturbation",
+    "Perturbation",
+    "PerturbationOptions",
+    "StepLoss",
+    "UniformPerturbation",
+    "adaptive_radius",
+    "perturbed",
+    "recalibrate_",
+    "sharpness_aware_gradients",
+]

@@ -1,0 +1,231 @@
+"""One sharpness-aware step: gradient at w, perturbation, gradient at w + eps, back to w."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from adasap.sharpness.batchnorm import RunningStatistics
+from adasap.sharpness.perturbation import Perturbation
+from adasap.sharpness.randomness import RandomState
+from adasap.sharpness.swap import perturbed
+from adasap.sharpness.wrappers import unwrap
+
+Gradients = dict[nn.Parameter, Tensor]
+LossAndBackward = Callable[[], "Tensor | float"]
+
+
+@dataclass(frozen=True)
+class StepLoss:
+    """What one step saw; numbers are on the host, read with a single wait.
+
+    Attributes:
+        loss: L(w), of the first pass.
+        perturbed_loss: L(w + eps), of the last pass; equal to `loss` after a single pass.
+        gradient_norm: Norm of all that lies in `.grad` now, loss scale included.
+        finite: Whether that norm is finite. If not, skip the optimizer's step (a GradScaler does it by
+            itself).
+        num_passes: 2, or 1 for a plain step.
+    """
+
+    loss: float
+    perturbed_loss: float
+    gradient_norm: float
+    finite: bool
+    num_passes: int
+
+    @property
+    def gap(self) -> float:
+        """L(w + eps) - L(w), the one-step sharpness; 0 after a single pass."""
+        return self.perturbed_loss - self.loss
+
+
+def sharpness_aware_gradients(
+    model: nn.Module,
+    perturbation: Perturbation | None,
+    loss_and_backward: LossAndBackward,
+    *,
+    on_clean_gradients: Callable[[], None] | None = None,
+    accumulate: bool = False,
+    sync_perturbation: bool = False,
+) -> StepLoss:
+    """Leaves the gradient at w + eps in `.grad` and everything else as one plain pass would.
+
+    1. A pass at w. `on_clean_gradients` may read its gradients.
+    2. eps from these gradients; w <- w + eps.
+    3. A pass at w + eps, with the same random numbers.
+    4. w <- the saved copy. Stepping, clipping, scaling and the schedule stay the caller's lines.
+
+    Running statistics of norm layers are those of pass 1. Extra memory during the passes: one copy of the
+    trainable weights. If the gradient of pass 1 is not finite, eps = 0 and the last pass is made all the
+    same, so that all ranks of a data-parallel run make it.
+
+    Gradient accumulation, two forms: (A) call this once per micro-batch with `accumulate=True`: each
+    micro-batch has its own eps and its gradient is added to what lies in `.grad`. (B) let `loss_and_backward`
+    loop over the micro-batches (each loss divided by their number): one eps for the whole batch, as if it had
+    come in one piece. Under data parallelism and form A, wrap all calls but the last in `model.no_sync()`.
+
+    Mixed precision: `loss_and_backward` may scale the loss before `backward`; it returns the loss unscaled.
+    Then call `scaler.step(optimizer)` and `scaler.update()` whether or not the step was finite.
+
+    Args:
+        model: The model, also when wrapped by `torch.compile` or DistributedDataParallel.
+        perturbation: Where to go for pass 2; None, or one whose radii are all zero, makes a plain step of one
+            pass.
+        loss_and_backward: Computes the loss of the batch, calls `backward`, returns the loss. Called once per
+            pass; must neither clear gradients nor step.
+        on_clean_gradients: Called after pass 1, when `.grad` holds this batch's gradient at w (times the loss
+            scale). What it keeps of a gradient it must clone.
+        accumulate: Add to the gradients that are there; otherwise they are cleared first.
+        sync_perturbation: Under data parallelism, average the gradient of pass 1 over the ranks; by default
+            each rank perturbs by its own.
+    Returns:
+        Losses, gradient norm and whether it is finite. If not, weights and norm statistics are those before
+        the step.
+    Raises:
+        ValueError: If a hook is to see the gradient of one micro-batch, but data parallelism averages it
+            together with earlier ones (a plain step with `accumulate=True` outside `no_sync`).
+    Example:
+        >>> layer = nn.Linear(1, 1, bias=False)
+        >>> _ = nn.init.ones_(layer.weight)
+        >>> def loss_and_backward():
+        ...     loss = layer.weight.square().sum()
+        ...     loss.backward()
+        ...     return loss
+        >>> from adasap.sharpness import PerturbationOptions, UniformPerturbation
+        >>> sam = UniformPerturbation(0.5, PerturbationOptions(geometry="euclidean"))
+        >>> step = sharpness_aware_gradients(layer, sam, loss_and_backward)
+        >>> step.loss, step.gap, layer.weight.grad.item(), layer.weight.item()
+        (1.0, 1.25, 3.0, 1.0)
+    """
+    plain = perturbation is None or perturbation.is_zero
+    if plain and accumulate and on_clean_gradients and getattr(model, "require_backward_grad_sync", False):
+        raise ValueError(
+            "a plain step that accumulates under data parallelism cannot show the hook one micro-batch's "
+            "gradient; let loss_and_backward loop over the micro-batches instead of accumulate=True"
+        )
+    inner = unwrap(model)
+    statistics = RunningStatistics(inner)
+    before = statistics.copy()
+    try:
+        if perturbation is None or plain:
+            loss = perturbed_loss = _plain(inner, loss_and_backward, on_clean_gradients, accumulate)
+        else:
+            local = nullcontext() if sync_perturbation else _without_sync(model)
+            loss, perturbed_loss = _two_passes(
+                inner, perturbation, loss_and_backward, on_clean_gradients, accumulate, local, statistics
+            )
+    except BaseException:
+        statistics.write_(before)
+        raise
+    step = _read(inner, loss, perturbed_loss, num_passes=1 if plain else 2)
+    if not step.finite or not math.isfinite(step.loss):
+        statistics.write_(before)
+    return step
+
+
+def _plain(
+    model: nn.Module, loss_and_backward: LossAndBackward, hook: Callable[[], None] | None, accumulate: bool
+) -> Tensor | float:
+    """One pass. Earlier gradients are set aside only where the hook must not see them."""
+    if accumulate and not hook:
+        return _detached(loss_and_backward())
+    earlier = _take(model) if accumulate else _clear(model)
+    try:
+        loss = _detached(loss_and_backward())
+        if hook:
+            hook()
+    finally:
+        _add(earlier)
+    return loss
+
+
+def _two_passes(
+    model: nn.Module,
+    perturbation: Perturbation,
+    loss_and_backward: LossAndBackward,
+    hook: Callable[[], None] | None,
+    accumulate: bool,
+    local: AbstractContextManager[object],
+    statistics: RunningStatistics,
+) -> tuple[Tensor | float, Tensor | float]:
+    """The loss at w and at w + eps; the latter's gradient stays in `.grad`, added to the earlier ones."""
+    random = RandomState(model)
+    state_before = random.get()
+    earlier = _take(model) if accumulate else _clear(model)
+    try:
+        with local:
+            loss = _detached(loss_and_backward())
+        if hook:
+            hook()
+        epsilon = perturbation.epsilon(model)
+    finally:
+        _clear(model)
+        _add(earlier)
+    del earlier
+    state_after, statistics_after = random.get(), statistics.copy()
+    random.set(state_before)
+    try:
+        with perturbed(model, epsilon):
+            perturbed_loss = _detached(loss_and_backward())
+    finally:
+        random.set(state_after)
+        statistics.write_(statistics_after)
+    return loss, perturbed_loss
+
+
+def _without_sync(model: nn.Module) -> AbstractContextManager[object]:
+    """Data parallelism leaves the gradients of this pass alone; it needs the forward inside, too."""
+    no_sync = getattr(model, "no_sync", None)
+    context: AbstractContextManager[object] = no_sync() if no_sync else nullcontext()
+    return context
+
+
+def _take(model: nn.Module) -> Gradients:
+    """Takes the gradients off the parameters."""
+    taken = {p: p.grad for p in model.parameters() if p.grad is not None}
+    for parameter in taken:
+        parameter.grad = None
+    return taken
+
+
+def _clear(model: nn.Module) -> Gradients:
+    """Drops the gradients; nothing is left to put back."""
+    for parameter in model.parameters():
+        parameter.grad = None
+    return {}
+
+
+@torch.no_grad()
+def _add(earlier: Gradients) -> None:
+    """Puts gradients back, added to those that came since."""
+    for parameter, gradient in earlier.items():
+        parameter.grad = gradient if parameter.grad is None else gradient.add_(parameter.grad)
+
+
+def _detached(loss: Tensor | float) -> Tensor | float:
+    """Without the graph, whose activations would otherwise live on through the next pass."""
+    return loss.detach() if isinstance(loss, Tensor) else float(loss)
+
+
+@torch.no_grad()
+def _read(
+    model: nn.Module, loss: Tensor | float, perturbed_loss: Tensor | float, *, num_passes: int
+) -> StepLoss:
+    """The numbers of the step, fetched from the device at once."""
+    gradients = [p.grad for p in model.parameters() if p.grad is not None]
+    norm: Tensor | float = 0.0
+    if gradients:
+        wide = torch.float64 if any(g.dtype == torch.float64 for g in gradients) else torch.float32
+        norms = torch._foreach_norm(gradients, 2, dtype=wide)
+        norm = torch.linalg.vector_norm(torch.stack(norms))
+    device = norm.device if isinstance(norm, Tensor) else torch.device("cpu")
+    double = torch.float32 if device.type == "mps" else torch.float64  # it has no float64
+    numbers = [torch.as_tensor(x, device=device).to(double) for x in (loss, perturbed_loss, norm)]
+    first, last, length = torch.stack(numbers).tolist()
+    return StepLoss(first, last, length, math.isfinite(length), num_passes)

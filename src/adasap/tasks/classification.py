@@ -1,0 +1,135 @@
+"""Image classification: cross-entropy, top-1 accuracy, optional distillation from the dense model."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from adasap.errors import DataError, RecipeError
+
+ClassificationBatch = tuple[Tensor, ...]
+"""Images uint8 [N, 3, H, W] (raw) or float (prepared), labels int64 [N], and with a teacher its logits [N, L]."""
+
+
+@dataclass(frozen=True)
+class ClassificationOptions:
+    """How the loss is made.
+
+    Attributes:
+        label_smoothing: Share of the target spread over all classes.
+        distillation: Weight of the teacher's term, 0 to 1; the teacher is the dense model at the start.
+        temperature: Softness of both distributions in that term.
+    """
+
+    label_smoothing: float = 0.0
+    distillation: float = 0.0
+    temperature: float = 2.0
+
+    def __post_init__(self) -> None:
+        for name in ("label_smoothing", "distillation"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise RecipeError(f"{name} is {getattr(self, name)}; give a fraction from 0 to 1")
+        if self.temperature <= 0:
+            raise RecipeError(f"temperature is {self.temperature}; give a number above 0")
+
+
+class ClassificationTask:
+    """Single-label classification of 8-bit images.
+
+    Args:
+        mean: Per-colour mean of the model's own preprocessing, (x / 255 - mean) / std.
+        std: Per-colour standard deviation.
+        options: Label smoothing and distillation.
+        teacher: The model to learn from; used only when `options.distillation` is above 0.
+        channels_last: Lay the images out channels last, which is faster on most devices.
+
+    Example:
+        >>> task = ClassificationTask(mean=(0.5,) * 3, std=(0.5,) * 3)
+        >>> images = torch.zeros(2, 3, 8, 8, dtype=torch.uint8)
+        >>> batch = task.prepare((images, torch.tensor([0, 1])), torch.device("cpu"))
+        >>> batch[0].unique().item()
+        -1.0
+    """
+
+    def __init__(
+        self,
+        *,
+        mean: Sequence[float],
+        std: Sequence[float],
+        options: ClassificationOptions | None = None,
+        teacher: nn.Module | None = None,
+        channels_last: bool = False,
+    ) -> None:
+        self.mean = torch.tensor(mean).view(1, -1, 1, 1)
+        self.std = torch.tensor(std).view(1, -1, 1, 1)
+        self.options = options or ClassificationOptions()
+        self.teacher = teacher.eval() if teacher is not None and self.options.distillation > 0 else None
+        self.layout = torch.channels_last if channels_last else torch.contiguous_format
+
+    def prepare(self, batch: ClassificationBatch, device: torch.device) -> ClassificationBatch:
+        """Images to the device, normalised, and the teacher's logits beside them."""
+        images, labels = batch[0].to(device, non_blocking=True), batch[1].to(device, non_blocking=True)
+        images = (images.float() / 255 - self.mean.to(device)) / self.std.to(device)
+        images = images.contiguous(memory_format=self.layout)
+        if self.teacher is None:
+            return images, labels
+        with torch.no_grad():
+            return images, labels, self.teacher.to(device)(images)
+
+    def loss(self, model: nn.Module, batch: ClassificationBatch) -> Tensor:
+        """Cross-entropy with smoothed labels; (1 - a) of it plus a T^2 KL(teacher || model) with distillation a.
+
+        The second term is Hinton et al. (2015), arXiv:1503.02531.
+        """
+        logits = logits_of(model(batch[0]))
+        loss = F.cross_entropy(logits.float(), batch[1], label_smoothing=self.options.label_smoothing)
+        if len(batch) < 3:
+            return loss
+        weight, temperature = self.options.distillation, self.options.temperature
+        student = F.log_softmax(logits.float() / temperature, dim=1)
+        teacher = F.log_softmax(batch[2].float() / temperature, dim=1)
+        divergence = F.kl_div(student, teacher, reduction="batchmean", log_target=True) * temperature**2
+        return (1 - weight) * loss + weight * divergence
+
+    def evaluator(self) -> ClassificationEvaluator:
+        """Top-1 accuracy and mean cross-entropy."""
+        return ClassificationEvaluator()
+
+
+class ClassificationEvaluator:
+    """Counts right answers image by image."""
+
+    def __init__(self) -> None:
+        self.correct: list[Tensor] = []
+        self.losses: list[Tensor] = []
+
+    def update(self, model: nn.Module, batch: ClassificationBatch) -> None:
+        """Adds a prepared batch."""
+        logits = logits_of(model(batch[0])).float()
+        self.correct.append((logits.argmax(dim=1) == batch[1]).cpu())
+        self.losses.append(F.cross_entropy(logits, batch[1], reduction="none").cpu())
+
+    def compute(self) -> dict[str, float]:
+        """`accuracy` (fraction) and `loss` (nats)."""
+        if not self.correct:
+            raise DataError("the evaluation saw no images; check that the data set is not empty")
+        return {"accuracy": self.per_image().mean().item(), "loss": torch.cat(self.losses).mean().item()}
+
+    def per_image(self) -> Tensor:
+        """1.0 where the answer is right, float [N]."""
+        return torch.cat(self.correct).float()
+
+
+def logits_of(output: Any) -> Tensor:
+    """The logits of models that return a tensor, or a named tuple or dictionary with auxiliary heads."""
+    if isinstance(output, Tensor):
+        return output
+    logits = output["logits"] if isinstance(output, dict) else output[0]
+    if not isinstance(logits, Tensor):
+        raise DataError(f"a classifier must return a tensor of logits, not {type(logits).__name__}")
+    return logits

@@ -1,0 +1,36 @@
+"""What a task is: a loss to train with and an evaluator that says how good a model is."""
+
+from __future__ import annotations
+
+from typing import Protocol, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+Batch = TypeVar("Batch")
+
+
+class Evaluator(Protocol[Batch]):
+    """Collects one pass over a data set; a fresh one per pass."""
+
+    def update(self, model: nn.Module, batch: Batch) -> None:
+        """Adds a prepared batch; called in evaluation mode without gradients."""
+
+    def compute(self) -> dict[str, float]:
+        """The metrics over all batches, fractions in [0, 1]; `accuracy` or `map50` first."""
+
+    def per_image(self) -> Tensor:
+        """One score per image, float [N], in the order of the data: what a paired bootstrap resamples."""
+
+
+class Task(Protocol[Batch]):
+    """A user's own task is a class with these three methods."""
+
+    def prepare(self, batch: Batch, device: torch.device) -> Batch:
+        """Moves a raw batch to the device and does what both passes share; called once per step."""
+
+    def loss(self, model: nn.Module, batch: Batch) -> Tensor:
+        """Mean loss over a prepared batch, a scalar with a graph."""
+
+    def evaluator(self) -> Evaluator[Batch]:
+        """A fresh evaluator."""

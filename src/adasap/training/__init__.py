@@ -1,0 +1,46 @@
+"""The loop that carries the three steps: runtime, state, checkpoints, records."""
+
+from adasap.training.optimizer import OptimizerOptions, ScheduleOptions, build_optimizer, learning_rate_factor
+from adasap.training.options import PhaseOptions, TrainingOptions
+from adasap.training.perturber import Perturber, SharpnessOptions
+from adasap.training.records import (
+    Observer,
+    PhaseRecord,
+    PruneRecord,
+    Record,
+    StageRecord,
+    StepRecord,
+    as_dict,
+    ignore,
+)
+from adasap.training.run import CompressionRun, Data, Event
+from adasap.training.runtime import Runtime, RuntimeOptions
+from adasap.training.seed import derived_seed
+from adasap.training.state import Counters, TrainingState
+
+__all__ = [
+    "CompressionRun",
+    "Counters",
+    "Data",
+    "Event",
+    "Observer",
+    "OptimizerOptions",
+    "Perturber",
+    "PhaseOptions",
+    "PhaseRecord",
+    "PruneRecord",
+    "Record",
+    "Runtime",
+    "RuntimeOptions",
+    "ScheduleOptions",
+    "SharpnessOptions",
+    "StageRecord",
+    "StepRecord",
+    "TrainingOptions",
+    "TrainingState",
+    "as_dict",
+    "build_optimizer",
+    "derived_seed",
+    "ignore",
+    "learning_rate_factor",
+]

@@ -1,0 +1,151 @@
+"""The training loop: batches in, sharpness-aware steps, records out."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+from torch import Tensor, nn
+
+from adasap.criteria import Criterion, GradientCriterion
+from adasap.errors import TrainingError
+from adasap.sharpness import StepLoss, sharpness_aware_gradients
+from adasap.tasks import Task
+from adasap.training.optimizer import learning_rate_factor
+from adasap.training.options import TrainingOptions
+from adasap.training.perturber import Perturber
+from adasap.training.records import Observer, StepRecord
+from adasap.training.runtime import Runtime
+from adasap.training.seed import seed_step
+from adasap.training.state import TrainingState
+
+
+class Trainer:
+    """Takes one step after the other on a state; knows nothing of phases' lengths or of pruning.
+
+    Args:
+        state: What moves.
+        task: The loss.
+        runtime: Device, precision, ranks.
+        options: Optimizer, schedule, clipping.
+        num_steps: Length of the whole run, for the learning rate.
+        warm_up_steps: Steps of linear learning-rate increase.
+        seed: Of dropout masks.
+    """
+
+    def __init__(
+        self,
+        state: TrainingState,
+        task: Task[Any],
+        runtime: Runtime,
+        options: TrainingOptions,
+        *,
+        num_steps: int,
+        warm_up_steps: int,
+        seed: int,
+        observe: Observer,
+    ) -> None:
+        self.state, self.task, self.runtime, self.options = state, task, runtime, options
+        self.num_steps, self.warm_up_steps, self.seed, self.observe = num_steps, warm_up_steps, seed, observe
+        self.wrapped: nn.Module = runtime.wrap(state.model)
+        self._skipped_in_a_row = 0
+
+    def rewrap(self) -> None:
+        """After a cut: data parallelism has to learn the new shapes."""
+        self.wrapped = self.runtime.wrap(self.state.model)
+
+    def step(self, batch: Any, phase: str, perturber: Perturber, criterion: Criterion | None) -> None:
+        """One optimizer step; with a criterion that needs gradients its evidence is collected on the way."""
+        started = time.perf_counter()
+        counters, model = self.state.counters, self.state.model
+        seed_step(self.seed, counters.step, self.runtime.rank)
+        rate = self._set_learning_rate(counters.step)
+        model.train()
+        loss_and_backward = self._closure(self.task.prepare(batch, self.runtime.device))
+        perturbation = perturber.at(counters.step, model, self.state.groups)
+        result = sharpness_aware_gradients(
+            self.wrapped,
+            perturbation,
+            loss_and_backward,
+            on_clean_gradients=self._collector(criterion),
+            sync_perturbation=self.options.sync_perturbation,
+        )
+        self._update(result, rate)
+        counters.step += 1
+        counters.passes += result.num_passes
+        seconds = time.perf_counter() - started
+        counters.training_seconds += seconds
+        shares = dict(perturbation.shares()) if perturbation is not None and result.num_passes > 1 else None
+        self.observe(
+            StepRecord(
+                step=counters.step,
+                phase=phase,
+                loss=result.loss,
+                gap=None if result.num_passes == 1 else result.gap,
+                learning_rate=rate,
+                gradient_norm=result.gradient_norm,
+                finite=result.finite,
+                passes=result.num_passes,
+                seconds=seconds,
+                radius_shares=shares,
+            )
+        )
+
+    def _closure(self, batch: Any) -> Callable[[], Tensor]:
+        def loss_and_backward() -> Tensor:
+            with self.runtime.autocast():
+                loss = self.task.loss(self.wrapped, batch)
+            self.runtime.backward(loss)
+            return loss.detach()
+
+        return loss_and_backward
+
+    def _collector(self, criterion: Criterion | None) -> Callable[[], None] | None:
+        if criterion is None or not criterion.needs:
+            return None
+
+        def collect() -> None:
+            assert isinstance(criterion, GradientCriterion)
+            scaler = self.runtime.scaler
+            scale = 1.0 if scaler is None else float(scaler.get_scale())
+            self.state.evidence.add(criterion.batch_evidence(self.state.model, self.state.groups), scale=scale)
+
+        return collect
+
+    def _set_learning_rate(self, step: int) -> float:
+        factor = learning_rate_factor(
+            step, self.num_steps, self.options.schedule, warm_up_steps=self.warm_up_steps
+        )
+        rate = self.options.optimizer.learning_rate * factor
+        for group in self.state.optimizer.param_groups:
+            group["lr"] = rate
+        return rate
+
+    def _update(self, result: StepLoss, rate: float) -> None:
+        """The optimizer's step, or the count of a skipped one."""
+        optimizer, scaler = self.state.optimizer, self.runtime.scaler
+        if scaler is not None:
+            scaler.unscale_(optimizer)
+        if result.finite:
+            if self.options.clip_norm is not None:
+                nn.utils.clip_grad_norm_(self.state.model.parameters(), self.options.clip_norm)
+            self._skipped_in_a_row = 0
+        else:
+            self.state.counters.skipped += 1
+            self._skipped_in_a_row += 1
+        if scaler is not None:
+            scaler.step(optimizer)  # skips by itself where the gradient is not finite
+            scaler.update()
+        elif result.finite:
+            optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        if self.state.averaged is not None and result.finite:
+            self.state.averaged.update_parameters(self.state.model)
+        if self._skipped_in_a_row >= self.options.max_skipped:
+            raise TrainingError(
+                f"the gradient was not finite in {self._skipped_in_a_row} steps in a row (step "
+                f"{self.state.counters.step + 1}, loss {result.loss}, learning rate {rate:.3g}); "
+                "lower training.optimizer.learning_rate or rho, and check the images' normalisation"
+            )
+

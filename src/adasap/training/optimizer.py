@@ -1,0 +1,103 @@
+"""Any torch optimizer by name, and the learning rate as a pure function of the step."""
+
+from __future__ import annotations
+
+import inspect
+import math
+from dataclasses import dataclass, field
+from difflib import get_close_matches
+from typing import Any, Literal
+
+import torch
+from torch import nn
+
+from adasap.errors import RecipeError
+
+
+@dataclass(frozen=True)
+class OptimizerOptions:
+    """Which optimizer, and how fast.
+
+    Attributes:
+        name: A class of `torch.optim`.
+        learning_rate: The peak rate.
+        weight_decay: Decay of convolution and linear weights.
+        decay_norms: Whether norm scales, shifts and biases decay too.
+        options: Further arguments of the class; SGD without any gets momentum 0.9.
+    """
+
+    name: str = "SGD"
+    learning_rate: float = 0.05
+    weight_decay: float = 5e-4
+    decay_norms: bool = False
+    options: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if not self.learning_rate > 0:
+            raise RecipeError(f"learning_rate is {self.learning_rate}; give a number above 0")
+        if self.weight_decay < 0:
+            raise RecipeError(f"weight_decay is {self.weight_decay}; give 0 or more")
+
+
+@dataclass(frozen=True)
+class ScheduleOptions:
+    """How the learning rate moves over the whole run, all three steps together.
+
+    Attributes:
+        name: `cosine` (to `final` of the peak), `step` (times `gamma` at each milestone), or `constant`.
+        warm_up_epochs: Epochs of linear increase from zero.
+        milestones: Fractions of the run at which `step` falls.
+        gamma: Factor at each milestone.
+        final: Fraction of the peak at which `cosine` ends.
+    """
+
+    name: Literal["cosine", "step", "constant"] = "cosine"
+    warm_up_epochs: float = 0.0
+    milestones: tuple[float, ...] = (0.5, 0.75)
+    gamma: float = 0.1
+    final: float = 0.0
+
+
+def learning_rate_factor(step: int, num_steps: int, options: ScheduleOptions, *, warm_up_steps: int = 0) -> float:
+    """The learning rate of a step (counted from 0) as a fraction of the peak.
+
+    Example:
+        >>> [round(learning_rate_factor(s, 4, ScheduleOptions()), 3) for s in range(4)]
+        [1.0, 0.854, 0.5, 0.146]
+    """
+    if step < warm_up_steps:
+        return (step + 1) / (warm_up_steps + 1)
+    progress = (step - warm_up_steps) / max(1, num_steps - warm_up_steps)
+    if options.name == "cosine":
+        return options.final + (1 - options.final) * 0.5 * (1 + math.cos(math.pi * progress))
+    if options.name == "step":
+        return float(options.gamma ** sum(progress >= milestone for milestone in options.milestones))
+    return 1.0
+
+
+def build_optimizer(model: nn.Module, options: OptimizerOptions) -> torch.optim.Optimizer:
+    """The optimizer over the trainable parameters, one-dimensional ones in a group without decay.
+
+    Raises:
+        RecipeError: For an unknown class (names the nearest) or an argument the class does not take.
+    """
+    names = [n for n in dir(torch.optim) if inspect.isclass(getattr(torch.optim, n)) and n != "Optimizer"]
+    if options.name not in names:
+        near = get_close_matches(options.name, names, n=1, cutoff=0.4)
+        hint = f"; did you mean {near[0]}?" if near else f"; there are: {', '.join(names)}"
+        raise RecipeError(f"torch.optim has no {options.name!r}{hint}")
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    if not parameters:
+        raise RecipeError("the model has no trainable parameter; unfreeze some before training")
+    decayed = [p for p in parameters if p.ndim > 1 or options.decay_norms]
+    others = [p for p in parameters if p.ndim <= 1 and not options.decay_norms]
+    groups = [{"params": decayed, "weight_decay": options.weight_decay}, {"params": others, "weight_decay": 0.0}]
+    arguments = options.options or ({"momentum": 0.9} if options.name == "SGD" else {})
+    try:
+        optimizer = getattr(torch.optim, options.name)(
+            [group for group in groups if group["params"]], lr=options.learning_rate, **arguments
+        )
+    except (TypeError, ValueError) as error:
+        raise RecipeError(f"torch.optim.{options.name} refuses {arguments}: {error}") from error
+    assert isinstance(optimizer, torch.optim.Optimizer)
+    return optimizer

@@ -1,0 +1,103 @@
+"""Where a run computes: device, precision and data parallelism, on Hugging Face Accelerate."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
+from torch import Tensor, nn
+
+from adasap.errors import RecipeError
+
+Precision = Literal["float32", "bf16", "fp16"]
+
+
+@dataclass(frozen=True)
+class RuntimeOptions:
+    """Where and how precisely.
+
+    Attributes:
+        device: `auto` (a GPU if there is one) or `cpu`.
+        precision: `float32`, or automatic mixed precision in `bf16` or `fp16` (GPU only).
+        channels_last: Lay weights and images out channels last; faster on most devices.
+    """
+
+    device: Literal["auto", "cpu"] = "auto"
+    precision: Precision = "float32"
+    channels_last: bool = True
+
+
+class Runtime:
+    """One process of a run: started alone, or by `torchrun` / `accelerate launch` with the same recipe."""
+
+    def __init__(self, options: RuntimeOptions) -> None:
+        on_cpu = options.device == "cpu" or not torch.cuda.is_available()
+        if options.precision == "fp16" and on_cpu:
+            raise RecipeError("precision fp16 needs a GPU; use bf16 or float32 on the CPU")
+        AcceleratorState._reset_state(reset_partial_state=False)  # a second run in this process may differ
+        precision = "no" if options.precision == "float32" else options.precision
+        self.accelerator = Accelerator(mixed_precision=precision, cpu=on_cpu)
+        self.options = options
+
+    @property
+    def device(self) -> torch.device:
+        return self.accelerator.device
+
+    @property
+    def rank(self) -> int:
+        return int(self.accelerator.process_index)
+
+    @property
+    def world_size(self) -> int:
+        return int(self.accelerator.num_processes)
+
+    @property
+    def is_main(self) -> bool:
+        return bool(self.accelerator.is_main_process)
+
+    @property
+    def scaler(self) -> torch.amp.GradScaler | None:
+        """The loss scaler of fp16, else None."""
+        scaler: torch.amp.GradScaler | None = self.accelerator.scaler
+        return scaler
+
+    def autocast(self) -> AbstractContextManager[Any]:
+        """Mixed precision for the forward pass."""
+        context: AbstractContextManager[Any] = self.accelerator.autocast()
+        return context
+
+    def backward(self, loss: Tensor) -> None:
+        """Backward of the (scaled) loss."""
+        self.accelerator.backward(loss)
+
+    def place(self, model: nn.Module) -> nn.Module:
+        """The model on the device and in the layout of this run; parameters stay the same objects."""
+        layout = torch.channels_last if self.options.channels_last else torch.contiguous_format
+        return model.to(self.device).to(memory_format=layout)  # type: ignore[call-overload,no-any-return]
+
+    def wrap(self, model: nn.Module) -> nn.Module:
+        """The model under data parallelism; called anew after every cut, which changes the shapes it reduces."""
+        if self.world_size == 1:
+            return model
+        devices = [self.device.index] if self.device.type == "cuda" else None
+        # Norm statistics follow each rank's own clean pass and are averaged before they are used.
+        return nn.parallel.DistributedDataParallel(model, device_ids=devices, broadcast_buffers=False)
+
+    def average(self, tensor: Tensor) -> Tensor:
+        """The mean over the ranks, the same bits on all of them."""
+        reduced: Tensor = self.accelerator.reduce(tensor, "mean")
+        return reduced
+
+    def average_buffers_(self, model: nn.Module) -> None:
+        """Averages floating buffers (norm statistics) over the ranks, in place."""
+        for buffer in model.buffers() if self.world_size > 1 else ():
+            if buffer.is_floating_point():
+                buffer.copy_(self.average(buffer.clone()))
+
+    def wait(self) -> None:
+        """Until every rank is here."""
+        self.accelerator.wait_for_everyone()

@@ -1,0 +1,101 @@
+"""Everything a run needs to go on: weights, optimizer, plan, averages, evidence and counters."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
+
+from adasap.criteria import Evidence
+from adasap.errors import CheckpointError
+from adasap.groups import ChannelGroup
+from adasap.pruning import PruningPlan
+
+
+@dataclass
+class Counters:
+    """What a run has done so far."""
+
+    step: int = 0
+    events: int = 0
+    skipped: int = 0
+    passes: int = 0
+    training_seconds: float = 0.0
+
+
+@dataclass
+class TrainingState:
+    """The moving parts of a run.
+
+    Attributes:
+        model: The plain module, cut in place as the run goes on.
+        groups: Its groups as they are now.
+        optimizer: Over the model's parameters; momentum survives the cuts.
+        plan: What has been kept so far, in the dense model's indices.
+        evidence: Gradient evidence since the last pruning event.
+        averaged: Exponential moving average of the weights, if wanted.
+    """
+
+    model: nn.Module
+    groups: Sequence[ChannelGroup]
+    optimizer: torch.optim.Optimizer
+    plan: PruningPlan
+    evidence: Evidence
+    averaged: AveragedModel | None = None
+    counters: Counters = field(default_factory=Counters)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Every tensor under a name with its owner as prefix; no copies."""
+        tensors = {f"model/{name}": tensor for name, tensor in self.model.state_dict().items()}
+        for index, state in self.optimizer.state_dict()["state"].items():
+            tensors |= {f"optimizer/{index}/{key}": v for key, v in state.items() if isinstance(v, Tensor)}
+        if self.averaged is not None:
+            tensors |= {f"averaged/{name}": tensor for name, tensor in self.averaged.state_dict().items()}
+        return tensors | {f"evidence/{name}": tensor for name, tensor in self.evidence.state().items()}
+
+    def metadata(self) -> dict[str, Any]:
+        """Everything that is not a tensor, ready for JSON."""
+        optimizer = self.optimizer.state_dict()
+        scalars = {
+            index: {key: value for key, value in state.items() if not isinstance(value, Tensor)}
+            for index, state in optimizer["state"].items()
+        }
+        return {
+            "counters": asdict(self.counters),
+            "plan": self.plan.to_json(),
+            "optimizer_groups": optimizer["param_groups"],
+            "optimizer_scalars": scalars,
+        }
+
+    def load(self, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> None:
+        """Fills a state whose model has already been cut to the checkpoint's plan.
+
+        Raises:
+            CheckpointError: If names or shapes do not fit.
+        """
+        try:
+            self.model.load_state_dict(_owned("model", tensors))
+            self.optimizer.load_state_dict(_optimizer_state(tensors, metadata))
+            if self.averaged is not None:
+                self.averaged.load_state_dict(_owned("averaged", tensors))
+        except (RuntimeError, ValueError, KeyError) as error:
+            raise CheckpointError(f"the checkpoint does not fit this run: {error}; start in a new folder") from error
+        self.evidence.load(_owned("evidence", tensors))
+        self.counters = Counters(**metadata["counters"])
+
+
+def _owned(owner: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    prefix = f"{owner}/"
+    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+
+
+def _optimizer_state(tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> dict[str, Any]:
+    state: dict[int, dict[str, Any]] = {int(i): dict(v) for i, v in metadata["optimizer_scalars"].items()}
+    for name, tensor in _owned("optimizer", tensors).items():
+        index, key = name.split("/", 1)
+        state.setdefault(int(index), {})[key] = tensor
+    return {"state": state, "param_groups": metadata["optimizer_groups"]}
