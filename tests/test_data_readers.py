@@ -1,4 +1,4 @@
-"""Readers give the same images and labels that were written, and say what is wrong with a file that is wrong."""
+"""Readers give the same images and labels that were written, and say what is wrong with a file."""
 
 import pickle
 from pathlib import Path
@@ -91,7 +91,7 @@ def test_missing_files_are_named(tmp_path: Path) -> None:
         open_dataset(DataSource("folder", str(tmp_path)), "train")
     with pytest.raises(DataError, match=r"cifar-10-batches-py.*cifar-10-python\.tar\.gz"):
         open_dataset(DataSource("cifar10", str(tmp_path)), "train")
-    with pytest.raises(DataError, match="name the .npz file, or a split"):
+    with pytest.raises(DataError, match=r"name the \.npz file, or a split"):
         open_dataset(DataSource("npz", str(tmp_path)))
 
 
@@ -228,7 +228,7 @@ def test_digits_are_split_without_overlap_and_class_by_class() -> None:
 def test_image_size_is_compared_with_the_model() -> None:
     data = open_dataset(DataSource("digits"), "test")
     check_image_size(data, (3, 32, 32))
-    with pytest.raises(DataError, match="images are 3 x 32 x 32.*the model wants 3 x 224 x 224"):
+    with pytest.raises(DataError, match=r"images are 3 x 32 x 32.*the model wants 3 x 224 x 224"):
         check_image_size(data, (3, 224, 224))
 
 

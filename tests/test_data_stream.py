@@ -157,7 +157,7 @@ def test_unknown_transforms_and_options_are_refused_before_the_first_step() -> N
 
 
 @pytest.mark.parametrize(
-    "options", [{"resize": 0}, {"random_crop_padding": -1}, {"random_resized_crop": 8, "resize": 9}]
+    "options", [{"random_resized_crop": 0}, {"random_crop_padding": -1}]
 )
 def test_impossible_augmentations_are_refused(options: dict[str, int]) -> None:
     with pytest.raises(RecipeError):
@@ -171,8 +171,6 @@ def test_files_of_many_sizes_need_resizing(tmp_path: Path) -> None:
     data = open_dataset(DataSource("folder", str(tmp_path)), "train")
     with pytest.raises(DataError, match="images differ in size"):
         TrainingStream(data, batch_size=2, seed=0).batch(0)
-    sized = TrainingStream(data, Augmentation(resize=9, center_crop=8), batch_size=2, seed=0).batch(0)
-    assert sized[0].shape == (2, 3, 8, 8)
     with pytest.raises(DataError, match="images differ in size"):
         list(evaluation_batches(data, 2))
     batches = list(evaluation_batches(data, 2, transform=Resizing(9, 8)))
@@ -181,6 +179,7 @@ def test_files_of_many_sizes_need_resizing(tmp_path: Path) -> None:
     (images, labels) = next(evaluation_batches(open_dataset(source, "train"), 2))
     assert torch.equal(images, batches[0][0])
     assert labels.tolist() == [0, 0]
+    assert TrainingStream(open_dataset(source, "train"), batch_size=2, seed=0).batch(0)[0].shape == (2, 3, 8, 8)
 
 
 def test_evaluation_sees_every_image_once_in_order() -> None:

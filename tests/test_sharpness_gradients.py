@@ -6,7 +6,6 @@ import math
 
 import pytest
 import torch
-from sharpness_nets import MIDPOINT, Toy, toy_groups, toy_radii
 from torch import nn
 from torch.nn import functional as F
 
@@ -16,6 +15,7 @@ from adasap.sharpness import (
     UniformPerturbation,
     sharpness_aware_gradients,
 )
+from sharpness_nets import MIDPOINT, Toy, toy_groups, toy_radii
 
 ZERO = {name: torch.zeros_like(radius) for name, radius in toy_radii().items()}
 SAM = PerturbationOptions(geometry="euclidean")
@@ -480,10 +480,12 @@ def test_statistics_of_a_pass_whose_loss_is_not_finite_are_not_kept():
 # ----- compiled models and memory
 
 
-def compiled_step(backend: str) -> None:
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_compiled_forward_sees_the_moved_weights():
     model, batch = seeded_toy(), toy_batch()
     by_hand = copy.deepcopy(model)
-    compiled = torch.compile(model, backend=backend)
+    compiled = torch.compile(model, backend="aot_eager")
     for _ in range(2):  # the second time the compiled graph is reused
         step = sharpness_aware_gradients(compiled, adaptive(), pass_over(compiled, batch))
         eager = sharpness_aware_gradients(by_hand, adaptive(), pass_over(by_hand, batch))
@@ -496,19 +498,12 @@ def compiled_step(backend: str) -> None:
         assert_equal(dict(model.named_parameters()), dict(by_hand.named_parameters()))
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("backend", ["aot_eager", "inductor"])
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")
-def test_compiled_forward_sees_the_moved_weights(backend):
-    compiled_step(backend)
-
-
 def live_bytes() -> int:
     """Bytes of all tensors that Python can reach, gradients included."""
     gc.collect()
     storages = {}
     for thing in gc.get_objects():
-        if isinstance(thing, torch.Tensor):
+        if type(thing) in (torch.Tensor, nn.Parameter):  # without the fake tensors of a compiler
             for tensor in (thing, thing.grad if thing.is_leaf else None):
                 if tensor is not None:
                     storage = tensor.untyped_storage()
@@ -517,9 +512,9 @@ def live_bytes() -> int:
 
 
 def test_extra_memory_during_the_passes_is_one_copy_of_the_weights():
-    model = nn.Sequential(nn.Linear(256, 256), nn.BatchNorm1d(256), nn.ReLU(), nn.Linear(256, 256))
+    model = nn.Sequential(nn.Linear(1024, 1024), nn.BatchNorm1d(1024), nn.ReLU(), nn.Linear(1024, 1024))
     weights = sum(p.numel() * p.element_size() for p in model.parameters())
-    x, measured = torch.randn(4, 256), []
+    x, measured = torch.randn(4, 1024), []
 
     def loss_and_backward():
         loss = model(x).square().mean()
@@ -532,5 +527,5 @@ def test_extra_memory_during_the_passes_is_one_copy_of_the_weights():
         sharpness_aware_gradients(model, UniformPerturbation(0.5, options), loss_and_backward)
     plain, *others = measured
     for first, second in zip(others[0::2], others[1::2], strict=True):
-        assert first - plain < 0.06 * weights
-        assert weights <= second - plain < 1.06 * weights
+        assert first - plain < 0.03 * weights  # vectors over the rows, 28 bytes each; norm and random states
+        assert weights <= second - plain < 1.03 * weights

@@ -7,7 +7,6 @@ import types
 import typing
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,7 @@ import yaml
 from pydantic import TypeAdapter, ValidationError
 
 from adasap.data import Augmentation, DataSource
-from adasap.errors import AdasapError, RecipeError
+from adasap.errors import AdasapError, RecipeError, suggestion
 from adasap.models import ModelSpec
 from adasap.pruning import PruningOptions
 from adasap.robustness import SuiteSource
@@ -166,9 +165,7 @@ def _check_keys(tree: Any, kind: Any, place: str) -> None:
         known = [f.name for f in dataclasses.fields(option)]
         for key, value in tree.items():
             if key not in known:
-                near = get_close_matches(str(key), known, n=1, cutoff=0.4)
-                hint = f"did you mean {near[0]!r}?" if near else f"there are: {', '.join(known)}"
-                raise RecipeError(f"unknown key {place + str(key)!r}; {hint}")
+                raise RecipeError(f"unknown key {place + str(key)!r}; {suggestion(key, known)}")
             _check_keys(value, hints[key], f"{place}{key}.")
     if typing.get_origin(kind) is dict and isinstance(tree, Mapping):
         for key, value in tree.items():

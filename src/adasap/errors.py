@@ -1,5 +1,10 @@
 """Errors a user can act on: each message names what was given, what was wanted and the next move."""
 
+from __future__ import annotations
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
 
 class AdasapError(Exception):
     """Base of every error this package raises on purpose; the command line prints it without a traceback."""
@@ -39,3 +44,18 @@ class TrainingError(AdasapError, RuntimeError):
 
 class CheckpointError(AdasapError, RuntimeError):
     """A checkpoint could not be written or does not belong to this run."""
+
+
+def suggestion(given: object, known: Iterable[str]) -> str:
+    """The end of a message about an unknown name: the nearest known one, or all of them.
+
+    Example:
+        >>> suggestion("adamw", ["SGD", "Adam", "AdamW"])
+        "did you mean 'AdamW'?"
+        >>> suggestion("xyz", ["l1", "l2"])
+        'there are: l1, l2'
+    """
+    names = list(known)
+    folded = {name.lower(): name for name in names}
+    near = get_close_matches(str(given).lower(), folded, n=1, cutoff=0.5)
+    return f"did you mean {folded[near[0]]!r}?" if near else f"there are: {', '.join(names)}"

@@ -1,4 +1,4 @@
-"""AdaSAP: adaptive sharpness-aware pruning (Bair et al., ICLR 2024, arXiv:2306.14306), the three steps on one screen."""
+"""AdaSAP (Bair et al., ICLR 2024, arXiv:2306.14306): the three steps on one screen."""
 
 from __future__ import annotations
 

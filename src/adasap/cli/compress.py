@@ -12,7 +12,7 @@ from rich.table import Table
 from adasap.cli.runs import check_classes, open_data, open_task, run_recipe
 from adasap.config import Recipe, read_recipe
 from adasap.models import open_model
-from adasap.pruning import Budget, PruningPlan, select_channels
+from adasap.pruning import PruningPlan
 from adasap.training import CompressionRun, ignore
 
 
@@ -74,9 +74,5 @@ def _first_plan(run: CompressionRun) -> tuple[PruningPlan, float]:
     seconds = run.measure_plain_step()
     evidence = run.state.evidence.mean() if run.criterion.needs else None
     scores = run.criterion.score(run.dense_model, run.dense_groups, evidence)
-    budget = Budget(run.cost, limit=run.events[-1].limit)
-    plan = select_channels(
-        run.dense_groups, scores, budget, floors=run.floors, multiple_of=run.pruning.multiple_of
-    )
-    return plan, seconds
+    return run.select(run.dense_groups, scores, run.events[-1].limit), seconds
 

@@ -16,7 +16,7 @@ from adasap.cli.runs import FinishedRun, run_recipe
 from adasap.config import parse_recipe
 from adasap.export import atomic_write
 from adasap.report import markdown_table
-from adasap.robustness import bootstrap_mean, paired_difference
+from adasap.robustness import Interval, bootstrap_mean, paired_difference
 
 DENSE_EPOCHS = 12
 """Epochs of the dense model's own training."""
@@ -122,12 +122,17 @@ def comparison(runs: dict[str, FinishedRun]) -> str:
                 f"{profile.parameters:,}",
                 f"{100 * final['clean'].mean:.2f}",
                 f"{100 * corrupted.value:.2f} ({100 * corrupted.low:.1f} to {100 * corrupted.high:.1f})",
-                "" if name == "adasap" else f"{100 * gain.value:+.2f} ({100 * gain.low:+.1f} to {100 * gain.high:+.1f})",
+                "" if name == "adasap" else points(gain),
                 str(run.result.counters.passes),
             ]
         )
     header = ["run", "MACs kept", "parameters", "clean (%)", "corrupted (%)", "AdaSAP's gain", "passes"]
     return markdown_table(header, rows)
+
+
+def points(gain: Interval) -> str:
+    """A difference in percentage points with its interval."""
+    return f"{100 * gain.value:+.2f} ({100 * gain.low:+.1f} to {100 * gain.high:+.1f})"
 
 
 def comparison_data(runs: dict[str, FinishedRun]) -> dict[str, Any]:

@@ -16,7 +16,8 @@ from adasap.models import ModelSpec, open_model
 ModelArgument = Annotated[
     str,
     typer.Argument(
-        metavar="MODEL", help="A model file (model.safetensors), torchvision:NAME, timm:NAME, adasap:NAME, or module:function."
+        metavar="MODEL",
+        help="A model file (model.safetensors), torchvision:NAME, timm:NAME, adasap:NAME, or module:function.",
     ),
 ]
 SizeOption = Annotated[int, typer.Option(help="Image side in pixels; a model file knows its own.")]

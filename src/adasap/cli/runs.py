@@ -40,13 +40,13 @@ def open_data(recipe: Recipe) -> Data:
     """Training images, suites (the clean test set first) and a zero image of the model's input size."""
     train = open_dataset(recipe.data.train, "train")
     test = open_dataset(recipe.data.test, "test")
-    size = recipe.model.input_size
-    if recipe.data.augmentation.resizing is None:
+    size, augmentation = recipe.model.input_size, recipe.data.augmentation
+    check_image_size(test, size, where="data.test")
+    if augmentation.random_resized_crop is None:
         check_image_size(train, size, where="data.train")
-        check_image_size(test, size, where="data.test")
     suites: list[Suite] = [open_suite("clean", SuiteSource(kind="images"), test)]
     suites += [open_suite(name, source, test) for name, source in recipe.data.suites.items()]
-    return Data(train, suites, torch.zeros(1, *size), recipe.data.augmentation)
+    return Data(train, suites, torch.zeros(1, *size), augmentation)
 
 
 def open_task(recipe: Recipe, teacher: torch.nn.Module | None = None) -> ClassificationTask:

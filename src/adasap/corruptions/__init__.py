@@ -5,8 +5,6 @@ Three stand so far; the other benchmark corruptions move in behind the same prot
 
 from __future__ import annotations
 
-from difflib import get_close_matches
-
 import torch
 from torch import Tensor
 
@@ -14,7 +12,7 @@ from adasap.corruptions.blur import gaussian_blur
 from adasap.corruptions.digital import contrast
 from adasap.corruptions.noise import gaussian_noise
 from adasap.corruptions.protocol import NUM_SEVERITIES, Constants, Corruption, constants_for
-from adasap.errors import DataError
+from adasap.errors import DataError, suggestion
 
 __all__ = ["BENCHMARK", "NUM_SEVERITIES", "VALIDATION", "Corruption", "constants_for", "corrupt", "corruption_names"]
 
@@ -74,9 +72,7 @@ def corrupt(
         tensor([128], dtype=torch.uint8)
     """
     if name not in _REGISTRY:
-        near = get_close_matches(name, _REGISTRY, n=1)
-        hint = f"did you mean {near[0]!r}?" if near else f"there are: {', '.join(_REGISTRY)}"
-        raise DataError(f"no corruption is called {name!r}; {hint}")
+        raise DataError(f"no corruption is called {name!r}; {suggestion(name, _REGISTRY)}")
     if not 1 <= severity <= NUM_SEVERITIES:
         raise DataError(f"severity {severity} of {name} does not exist; give a whole number from 1 to 5")
     seeds = torch.arange(len(images)) if seeds is None else seeds

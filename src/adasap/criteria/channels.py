@@ -96,7 +96,7 @@ class ChannelValues:
             return self
         parts = torch.split(self.flat, self.layout.widths)
         norms = torch.stack(torch._foreach_norm(parts, order))
-        means = norms * self.layout.inverse_width ** (1 / order)
+        means = norms / self.layout.width.to(norms.dtype) ** (1 / order)
         tiny = torch.finfo(means.dtype).tiny
         return ChannelValues(self.flat / means.clamp_min(tiny)[self.layout.group_of], self.layout)
 
@@ -112,7 +112,7 @@ class _Layout:
     source: Tensor  # int64: which entry of the concatenated axes, channel after channel
     offsets: Tensor  # int64 [sum of C]: where in `source` a channel begins
     group_of: Tensor  # int64 [sum of C]: index of the channel's group
-    inverse_width: Tensor  # float64 [groups]
+    width: Tensor  # int64 [groups], at least 1
 
 
 @lru_cache(maxsize=32)
@@ -153,7 +153,7 @@ def _layout(
         group_of=torch.repeat_interleave(
             torch.arange(len(widths)), torch.tensor(widths, dtype=torch.int64)
         ).to(device),
-        inverse_width=1 / torch.tensor(widths, dtype=torch.float64).clamp_min(1).to(device),
+        width=torch.tensor(widths, dtype=torch.int64).clamp_min(1).to(device),
     )
 
 

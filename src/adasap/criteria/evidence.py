@@ -61,7 +61,7 @@ class Evidence:
         if not self._count:
             raise ValueError(
                 "no evidence was collected since the last pruning event: after each backward() call "
-                "evidence.add(criterion.batch_evidence(model, groups)), or use a criterion of weights such as 'l2'"
+                "evidence.add(criterion.batch_evidence(model, groups)), or use a criterion of weights: 'l2'"
             )
         return {name: total / self._count for name, total in self._sums.items()}
 

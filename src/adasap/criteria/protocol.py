@@ -42,5 +42,5 @@ class GradientCriterion(Criterion, Protocol):
     """A criterion that reads gradients while the model trains."""
 
     def batch_evidence(self, model: nn.Module, groups: Sequence[ChannelGroup]) -> dict[str, Tensor]:
-        """Group name -> importance by one batch's gradients, which lie in `.grad`; float [C], not negative."""
+        """Group name -> importance by the gradients of one batch, found in `.grad`; float [C], >= 0."""
         ...

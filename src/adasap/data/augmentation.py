@@ -120,18 +120,14 @@ class Augmentation:
     """What is done to each training image, in this order.
 
     Attributes:
-        resize: Length of the shorter side, in pixels.
-        center_crop: Side of the central square that is kept, in pixels.
         random_resized_crop: Side, in pixels, of a crop of random area (8 to 100 %) and aspect (3:4 to 4:3),
-            as for ImageNet; excludes the two above.
+            as for ImageNet. A fixed size is the data source's `resize` and `center_crop`.
         random_crop_padding: Zeros added on all sides, in pixels, before a random crop of the former size, as
             for CIFAR.
         horizontal_flip: Mirror half of the images.
         extra: More torchvision transforms that take and give 8-bit images of one size.
     """
 
-    resize: int | None = None
-    center_crop: int | None = None
     random_resized_crop: int | None = None
     random_crop_padding: int = 0
     horizontal_flip: bool = False
@@ -141,14 +137,6 @@ class Augmentation:
         _check_length("random_resized_crop", self.random_resized_crop)
         if self.random_crop_padding < 0:
             raise RecipeError(f"random_crop_padding is {self.random_crop_padding}; give 0 or more pixels")
-        resizing = self.resizing  # checks the two lengths
-        if self.random_resized_crop is not None and resizing:
-            raise RecipeError("random_resized_crop sets the size itself; leave out resize and center_crop")
-
-    @property
-    def resizing(self) -> Resizing:
-        """The part that evaluation shares."""
-        return Resizing(self.resize, self.center_crop)
 
 
 class Augmenter:
@@ -225,12 +213,12 @@ class Augmenter:
 
 
 def _sizing(options: Augmentation) -> Transform | None:
-    if options.random_resized_crop is not None:
-        from torchvision.transforms import v2
+    if options.random_resized_crop is None:
+        return None
+    from torchvision.transforms import v2
 
-        crop: Transform = v2.RandomResizedCrop(options.random_resized_crop, antialias=True)
-        return crop
-    return options.resizing or None
+    crop: Transform = v2.RandomResizedCrop(options.random_resized_crop, antialias=True)
+    return crop
 
 
 def stack_images(images: list[Tensor], indices: Tensor) -> Tensor:

@@ -15,7 +15,8 @@ from adasap.errors import DataError
 def read_digits(split: Literal["train", "test"]) -> InMemoryImages:
     """Handwritten digits as 32 x 32 grey images with three equal channels.
 
-    Every fourth image of each class, in scikit-learn's order, is a test image: 1,352 train and 445 test images.
+    Every fourth image of each class, in scikit-learn's order, is a test image: 1,352 to train on, 445 to
+    test on.
 
     Raises:
         DataError: If scikit-learn is not installed.

@@ -1,4 +1,4 @@
-"""What moves together: channel groups, how they are found, how they are cut, and the proof that the cut is right."""
+"""What moves together: channel groups, how they are found and cut, and the proof of a cut."""
 
 from adasap.groups.check import CutProof, check_cut, cut_matches_mask
 from adasap.groups.cutting import cut_, mask_, masked

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from adasap.groups.components import distinct
 from adasap.groups.group import ChannelGroup, Extent, Slot
 from adasap.groups.labels import Axis, LabelBook
 from adasap.groups.walk import OUTPUT
@@ -16,7 +17,7 @@ from adasap.groups.walk import OUTPUT
 
 @dataclass(frozen=True)
 class Driver:
-    """An integer attribute that sets how many channels a padding creates, and the labels of these channels."""
+    """An integer attribute that sets how many channels a padding creates, and their labels."""
 
     module: str
     attribute: str
@@ -44,7 +45,8 @@ class _Units:
 def assemble_groups(book: LabelBook, drivers: Sequence[Driver] = ()) -> tuple[ChannelGroup, ...]:
     """Every unit that some parameter row produces, sorted into groups, in the order of the model's forward.
 
-    Units are alike if they own the same number of positions in the same axes and are frozen for the same reasons.
+    Units are alike if they own the same number of positions in the same axes and are frozen for the same
+    reasons.
     """
     units = _units(book)
     alike: dict[tuple[object, frozenset[str]], list[int]] = defaultdict(list)
@@ -65,13 +67,13 @@ def _units(book: LabelBook) -> _Units:
     has_producer = torch.zeros_like(roots, dtype=torch.bool)
     has_producer[component[produces[where]]] = True
     pairs = torch.stack([component, where])[:, has_producer[component]]
-    rows, counts = pairs.unique(dim=1, return_counts=True)
+    rows, counts = torch.unique(pairs, dim=1, return_counts=True)
     signature: dict[int, list[tuple[int, int]]] = defaultdict(list)
     for unit, axis, count in zip(rows[0].tolist(), rows[1].tolist(), counts.tolist(), strict=True):
         signature[unit].append((axis, count))
     reasons: dict[int, set[str]] = defaultdict(set)
     for frozen, reason in book.frozen:
-        for unit in roots[frozen].unique().tolist():
+        for unit in distinct(roots[frozen]).tolist():
             reasons[unit].add(book.reasons[reason])
     return _Units(
         axes,

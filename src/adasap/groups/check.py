@@ -1,4 +1,4 @@
-"""The proof that a cut is right: the cut model computes what the masked one computes, and would not by accident."""
+"""The proof that a cut is right: the cut model computes what the masked one computes."""
 
 from __future__ import annotations
 
@@ -13,10 +13,18 @@ from torch.utils import _pytree as pytree
 
 from adasap.errors import PlanError
 from adasap.groups.copies import shared_copy
-from adasap.groups.cutting import cut_, masked, removed_channels
+from adasap.groups.cutting import (
+    cut_,
+    cut_tensor,
+    kept_masks,
+    masked,
+    masks_by_dim,
+    named_tensors,
+    removed_channels,
+)
 from adasap.groups.exported import ExampleInputs, as_arguments, evaluating
 from adasap.groups.group import ChannelGroup
-from adasap.groups.redraw import redraw_
+from adasap.groups.redraw import redraw_, scale_statistics_
 
 MAX_RELATIVE_ERROR = 1e-9
 MIN_CONTROL = 1e-4
@@ -40,7 +48,7 @@ class CutProof:
 
     @property
     def holds(self) -> bool:
-        """Whether the cut equals the mask, every group's control saw the difference, and the cut model trains."""
+        """Whether the cut equals the mask, every control saw its wrong cut, and the cut model trains."""
         return self.relative_error <= MAX_RELATIVE_ERROR and not self.unproven and self.trains
 
     def __str__(self) -> str:
@@ -66,10 +74,10 @@ def check_cut(
     *,
     seed: int = 0,
 ) -> CutProof:
-    """Prove on a float64 copy with re-drawn numbers that cutting equals masking, and that a wrong cut would be seen.
+    """Prove on a re-drawn float64 copy that cutting equals masking and that a wrong cut would be seen.
 
-    Masked means that the input slices that read a removed channel are zero. The control of a group is the same cut
-    with that group's kept indices shifted by one, cyclically. The model itself is not touched.
+    Masked means that the input slices that read a removed channel are zero. The control of a group is the
+    same cut with that group's kept indices shifted by one, cyclically. The model itself is not touched.
 
     Args:
         model: The model as the groups describe it (dense, or cut before).
@@ -90,14 +98,17 @@ def check_cut(
     dense = copy.deepcopy(model).cpu().double()
     redraw_(dense, generator)
     inputs = _drawn_inputs(example_inputs, generator)
+    scale_statistics_(dense, inputs)
     with masked(dense, groups, kept):
         expected = _outputs(dense, inputs)
     cut = shared_copy(dense)
     cut_(cut, groups, kept)
     error = _relative_error(expected, _outputs(cut, inputs))
+    lossy = removed_channels(groups, kept)
     control = {
-        name: _relative_error(expected, _outputs(_wrongly_cut(dense, groups, kept, name), inputs))
-        for name in removed_channels(groups, kept)
+        group.name: _relative_error(expected, _outputs(_wrongly_cut(dense, cut, groups, kept, group), inputs))
+        for group in groups
+        if group.name in lossy
     }
     unproven = tuple(name for name, change in control.items() if not change > MIN_CONTROL)
     return CutProof(error, control, unproven, _trains(cut, inputs, seed))
@@ -112,8 +123,8 @@ def cut_matches_mask(
 ) -> float:
     """The light form of the proof, on the real weights: how far the cut model is from the masked dense one.
 
-    Both run in evaluation mode on the same batch. The dense model is masked in place for the time of one forward and
-    restored bit for bit, so that nothing but the zeroed entries is copied.
+    Both run in evaluation mode on the same batch. The dense model is masked in place for the time of one
+    forward and restored bit for bit, so that nothing but the zeroed entries is copied.
 
     Args:
         dense_model: The model before the cut.
@@ -122,8 +133,8 @@ def cut_matches_mask(
         kept: Group name -> int64 [k] channels that stayed.
         inputs: A batch on the models' device.
     Returns:
-        max |masked - cut| / max |masked|; about 1e-6 in float32. Infinite where outputs differ in shape or are not
-        finite.
+        max |masked - cut| / max |masked|; about 1e-6 in float32. Infinite where outputs differ in shape or
+        are not finite.
     """
     arguments = as_arguments(inputs)
     with masked(dense_model, groups, kept):
@@ -132,12 +143,22 @@ def cut_matches_mask(
 
 
 def _wrongly_cut(
-    dense: nn.Module, groups: Sequence[ChannelGroup], kept: Mapping[str, Tensor], name: str
+    dense: nn.Module,
+    cut: nn.Module,
+    groups: Sequence[ChannelGroup],
+    kept: Mapping[str, Tensor],
+    group: ChannelGroup,
 ) -> nn.Module:
-    """The same cut, but one group keeps its kept channels' neighbours."""
-    widths = {group.name: group.num_channels for group in groups}
-    wrong = shared_copy(dense)
-    cut_(wrong, groups, {**kept, name: (kept[name] + 1) % widths[name]})
+    """The same cut, but one group keeps its kept channels' neighbours; tensors it has no part in are shared."""
+    wrongly = {**kept, group.name: (kept[group.name] + 1) % group.num_channels}
+    if group.extents:
+        wrong = shared_copy(dense)
+        cut_(wrong, groups, wrongly)
+        return wrong
+    wrong = shared_copy(cut)
+    masks, whole, parts = kept_masks(dense, groups, wrongly), named_tensors(dense), named_tensors(wrong)
+    for name in {slot.name for slot in group.slots}:
+        parts[name].data = cut_tensor(whole[name], masks_by_dim(masks, name))
     return wrong
 
 
@@ -161,7 +182,9 @@ def _relative_error(expected: Sequence[Tensor], actual: Sequence[Tensor]) -> flo
 
 def _drawn_inputs(example_inputs: ExampleInputs, generator: torch.Generator) -> tuple[Tensor, ...]:
     return tuple(
-        torch.randn(tensor.shape, generator=generator, dtype=torch.float64) if tensor.is_floating_point() else tensor.cpu()
+        torch.randn(tensor.shape, generator=generator, dtype=torch.float64)
+        if tensor.is_floating_point()
+        else tensor.cpu()
         for tensor in as_arguments(example_inputs)
     )
 

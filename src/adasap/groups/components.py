@@ -9,8 +9,8 @@ from torch import Tensor
 def connected_components(num_nodes: int, pairs: Tensor) -> Tensor:
     """The smallest node that each node is connected to.
 
-    Each round every component takes the smallest name among its neighbours, then pointers are shortened until they
-    name a root; the number of rounds grows like the logarithm of the longest chain.
+    Each round every component takes the smallest name among its neighbours, then pointers are shortened until
+    they name a root; the number of rounds grows like the logarithm of the longest chain.
 
     Args:
         num_nodes: Nodes are 0 to num_nodes - 1.
@@ -38,3 +38,15 @@ def _shortened(parent: Tensor) -> Tensor:
         if torch.equal(grandparent, parent):
             return parent
         parent = grandparent
+
+
+def distinct(values: Tensor) -> Tensor:
+    """The different values of a tensor, ascending, 1-d."""
+    found: Tensor = torch.unique(values)
+    return found
+
+
+def distinct_columns(table: Tensor) -> Tensor:
+    """The different columns of a two-dimensional tensor."""
+    found: Tensor = torch.unique(table, dim=1)
+    return found

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -30,7 +32,7 @@ class Skeleton:
 
     def run(self) -> Any:
         """The outputs of the skeleton's own forward, without numbers."""
-        with torch.no_grad(), self.mode:
+        with torch.no_grad(), self.mode, _quiet():
             return self.model(*self.inputs)
 
     def output_shapes(self) -> list[tuple[int, ...]]:
@@ -44,10 +46,22 @@ class Skeleton:
             ).requires_grad_(tensor.requires_grad)
 
 
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Trials are meant to fail at times: torch need not log a traceback for each shape that does not fit."""
+    logger = logging.getLogger("torch._subclasses.fake_tensor")
+    before, logger.disabled = logger.disabled, True
+    try:
+        yield
+    finally:
+        logger.disabled = before
+
+
 def shared_copy(model: nn.Module) -> nn.Module:
     """A copy with modules, parameters and buffers of its own over the same memory.
 
-    Cutting it with `cut_` leaves the original alone, as cut tensors are new; writing into its tensors does not.
+    Cutting it with `cut_` leaves the original alone, as cut tensors are new; writing into its tensors does
+    not.
     """
     return copy_with_tensors(model, lambda tensor: tensor.detach())
 

@@ -1,4 +1,4 @@
-"""Removing channels from tensors and modules: which indices stay, the cut itself, and the mask that equals it."""
+"""Removing channels from tensors and modules: what stays, the cut, and the mask that equals it."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from adasap.errors import PlanError
+from adasap.groups.components import distinct
 from adasap.groups.group import ChannelGroup, Extent, Slot
 
 Masks = Mapping[tuple[str, int], Tensor]
@@ -62,7 +63,9 @@ def removed_channels(groups: Sequence[ChannelGroup], kept: Mapping[str, Tensor])
             raise PlanError(f"no channel group is named {name!r}; the nearest are {', '.join(near)}")
         gone = _complement(group, indices.detach().cpu())
         if len(gone) and group.frozen:
-            raise PlanError(f"group {name!r} cannot lose channels: {group.frozen[0]}; leave it out of the plan")
+            raise PlanError(
+                f"group {name!r} cannot lose channels: {group.frozen[0]}; leave it out of the plan"
+            )
         if len(gone):
             removed[name] = gone
     return removed
@@ -70,7 +73,7 @@ def removed_channels(groups: Sequence[ChannelGroup], kept: Mapping[str, Tensor])
 
 def _complement(group: ChannelGroup, indices: Tensor) -> Tensor:
     count = group.num_channels
-    unique = indices.unique()
+    unique = distinct(indices)
     if indices.dim() != 1 or indices.dtype not in (torch.int64, torch.int32) or len(unique) != len(indices):
         raise PlanError(
             f"group {group.name!r}: kept channels must be a 1-d integer tensor without duplicates, "
@@ -78,13 +81,20 @@ def _complement(group: ChannelGroup, indices: Tensor) -> Tensor:
         )
     if len(indices) == 0 or int(unique[0]) < 0 or int(unique[-1]) >= count:
         span = "nothing" if len(indices) == 0 else f"{int(unique[0])} to {int(unique[-1])}"
-        raise PlanError(f"group {group.name!r} has channels 0 to {count - 1} and keeps at least one, got {span}")
+        raise PlanError(
+            f"group {group.name!r} has channels 0 to {count - 1} and keeps at least one, got {span}"
+        )
     stays = torch.zeros(count, dtype=torch.bool)
     stays[unique.long()] = True
     return (~stays).nonzero().flatten()
 
 
-def cut_tensor(tensor: Tensor, masks_by_dim: Mapping[int, Tensor]) -> Tensor:
+def masks_by_dim(masks: Masks, name: str) -> dict[int, Tensor]:
+    """Axis -> mask, of one tensor."""
+    return {dim: mask for (other, dim), mask in masks.items() if other == name}
+
+
+def cut_tensor(tensor: Tensor, masks: Mapping[int, Tensor]) -> Tensor:
     """A new contiguous tensor without the indices that are False.
 
     Dtype, device and the channels-last layout (4 dimensions) are kept; autograd is not followed.
@@ -95,13 +105,15 @@ def cut_tensor(tensor: Tensor, masks_by_dim: Mapping[int, Tensor]) -> Tensor:
                 [3, 5]])
     """
     result = tensor.detach()
-    for dim, mask in masks_by_dim.items():
+    for dim, mask in masks.items():
         index = mask.nonzero().flatten().to(tensor.device)
         result = result.index_select(dim, index)
     channels_last = tensor.dim() == 4 and not tensor.is_contiguous()
     channels_last = channels_last and tensor.is_contiguous(memory_format=torch.channels_last)
-    result = result.contiguous(memory_format=torch.channels_last if channels_last else torch.contiguous_format)
-    return result if masks_by_dim else result.clone()
+    result = result.contiguous(
+        memory_format=torch.channels_last if channels_last else torch.contiguous_format
+    )
+    return result if masks else result.clone()
 
 
 def cut_(
@@ -109,8 +121,8 @@ def cut_(
 ) -> tuple[ChannelGroup, ...]:
     """Remove channels from a model in place: parameters, their gradients, buffers, module attributes.
 
-    `Parameter` and buffer objects stay the same and get new data, so optimizers and user references stay valid;
-    the optimizer's own state is not touched here (see `adasap.pruning.apply_plan_`).
+    `Parameter` and buffer objects stay the same and get new data, so optimizers and user references stay
+    valid; the optimizer's own state is not touched here (see `adasap.pruning.apply_plan_`).
 
     Args:
         model: The model to cut.
@@ -127,8 +139,7 @@ def cut_(
     owners = _owners(model)
     shapes = {name: tensors[name].shape for name, _ in masks}
     for name in shapes:
-        by_dim = {dim: mask for (other, dim), mask in masks.items() if other == name}
-        replace_data_(tensors[name], by_dim)
+        replace_data_(tensors[name], masks_by_dim(masks, name))
     for name in shapes:
         for module in owners.get(id(tensors[name]), ()):
             _sync_attributes_(module)
@@ -139,14 +150,14 @@ def cut_(
     return renumbered(groups, removed, masks)
 
 
-def replace_data_(tensor: Tensor, masks_by_dim: Mapping[int, Tensor]) -> None:
+def replace_data_(tensor: Tensor, masks: Mapping[int, Tensor]) -> None:
     """Cut a parameter or buffer and its gradient in place: the object stays, its data and shape change."""
     gradient = tensor.grad if tensor.is_leaf else None
     if gradient is not None:
         tensor.grad = None
-    tensor.data = cut_tensor(tensor, masks_by_dim)
+    tensor.data = cut_tensor(tensor, masks)
     if gradient is not None:
-        tensor.grad = cut_tensor(gradient, masks_by_dim)
+        tensor.grad = cut_tensor(gradient, masks)
 
 
 def renumbered(
@@ -183,7 +194,7 @@ def named_tensors(model: nn.Module) -> dict[str, Tensor]:
 
 
 def mask_(model: nn.Module, groups: Sequence[ChannelGroup], kept: Mapping[str, Tensor]) -> None:
-    """Zero the removed channels in every consumer slot, in place: the dense model that the cut one must equal.
+    """Zero the removed channels in every consumer slot, in place: the cut model must equal this one.
 
     Raises:
         PlanError: As `kept_masks`.
@@ -213,7 +224,11 @@ def _consumer_entries(
     removed = removed_channels(groups, kept)
     tensors = named_tensors(model)
     return [
-        (tensors[slot.name], slot.dim, slot.positions[removed[group.name]].flatten().to(tensors[slot.name].device))
+        (
+            tensors[slot.name],
+            slot.dim,
+            slot.positions[removed[group.name]].flatten().to(tensors[slot.name].device),
+        )
         for group in groups
         if group.name in removed
         for slot in group.with_role("consumer")

@@ -51,8 +51,8 @@ def export_graph(model: nn.Module, example_inputs: ExampleInputs) -> ExportedGra
         first_line = str(error).strip().split("\n")[0]
         raise TraceError(
             f"torch.export cannot follow {type(model).__name__} on inputs of shape "
-            f"{[tuple(argument.shape) for argument in arguments]}: {first_line}; remove data-dependent control flow "
-            f"from forward, or trace the part of the model without it"
+            f"{[tuple(argument.shape) for argument in arguments]}: {first_line}; remove data-dependent "
+            f"control flow from forward, or trace the part of the model without it"
         ) from error
     return _described(model, program)
 
@@ -76,7 +76,10 @@ def _described(model: nn.Module, program: torch.export.ExportedProgram) -> Expor
 def canonical_names(model: nn.Module) -> dict[str, str]:
     """Every qualified name of a parameter or buffer -> the first name of the same tensor."""
     names: dict[str, str] = {}
-    for tensors in (model.named_parameters(remove_duplicate=False), model.named_buffers(remove_duplicate=False)):
+    for tensors in (
+        model.named_parameters(remove_duplicate=False),
+        model.named_buffers(remove_duplicate=False),
+    ):
         first: dict[int, str] = {}
         for name, tensor in tensors:
             names[name] = first.setdefault(id(tensor), name)

@@ -1,7 +1,7 @@
 """Channels created by padding: which integer attribute of which module sets how many there are?
 
-Found by experiment, not by name: on a copy without numbers each integer of the modules around the padding is lowered
-by one, and the amounts with which the padding is then called are compared.
+Found by experiment, not by name: on a copy without numbers each integer of the modules around the padding is
+lowered by one, and the amounts with which the padding is then called are compared.
 """
 
 from __future__ import annotations
@@ -35,11 +35,11 @@ class _Stop(Exception):
     """The padding of interest has been seen; the rest of forward does not matter."""
 
 
-class _PadRecorder(TorchDispatchMode):
+class _PadRecorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Writes down the amounts of every constant padding."""
 
     def __init__(self, stop_after: int | None = None) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.amounts: list[list[int]] = []
         self.stop_after = stop_after
 
@@ -72,7 +72,9 @@ def drive_pads(walked: Walked, model: nn.Module, example_inputs: ExampleInputs) 
 
 
 def _settle(book: LabelBook, pad: Pad, drivers: Sequence[Driver]) -> None:
-    driven = torch.cat([driver.labels for driver in drivers]) if drivers else torch.empty(0, dtype=torch.int64)
+    driven = (
+        torch.cat([driver.labels for driver in drivers]) if drivers else torch.empty(0, dtype=torch.int64)
+    )
     created = torch.cat([pad.before, pad.after])
     book.freeze(created[~torch.isin(created, driven)], f"{pad.where} creates a fixed number of channels")
     for driver in drivers:
@@ -104,7 +106,7 @@ def _driver(attribute: _Attribute, *labels: Tensor) -> Driver:
 def _change(
     skeleton: Skeleton, attribute: _Attribute, pad: Pad, plain: Sequence[list[int]]
 ) -> tuple[int, int] | None:
-    """By how much (before, after) of this padding move when the attribute is lowered; None if anything else does."""
+    """How far (before, after) move when the attribute is lowered; None if anything else moves."""
     module = skeleton.model.get_submodule(attribute.module)
     value = getattr(module, attribute.name)
     try:

@@ -1,8 +1,9 @@
 """Label tensors: which channel each element of an activation carries, and the book that says which are one.
 
-A label is an integer. Positive: one index of one axis of a parameter or buffer (or a position created by padding).
-Zero: neutral, carries no channel. Negative: a frozen source without channels of its own, such as the model's input.
-Label tensors have the activation's shape; axes along which they do not vary have stride 0, which keeps them small.
+A label is an integer. Positive: one index of one axis of a parameter or buffer, or a position created by
+padding. Zero: neutral, carries no channel. Negative: a frozen source without channels of its own, such as the
+model's input. Label tensors have the shape of the activation; axes along which they do not vary have stride 0, to
+keep them small.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from adasap.groups.components import connected_components
+from adasap.groups.components import connected_components, distinct, distinct_columns
 from adasap.groups.group import Role
 
 
@@ -68,7 +69,7 @@ class LabelBook:
 
     def freeze(self, labels: Tensor, reason: str) -> None:
         """Mark every positive label as one that must stay."""
-        positive = squeezed(labels).unique()
+        positive = distinct(squeezed(labels))
         positive = positive[positive > 0]
         if len(positive):
             self.frozen.append((positive, self._reason(reason)))
@@ -78,18 +79,18 @@ class LabelBook:
 
         A label that meets a negative one is frozen and not united through it; zeros do nothing.
         """
-        left, right = _squeezed_pair(*torch.broadcast_tensors(left, right))
+        left, right = _squeezed_pair(*broadcast(left, right))
         pairs = torch.stack([left.flatten(), right.flatten()])
         pairs = pairs[:, (pairs[0] != pairs[1]) & (pairs != 0).all(0)]
         if pairs.shape[1] == 0:
             return
-        pairs = pairs.unique(dim=1)
+        pairs = distinct_columns(pairs)
         both = (pairs > 0).all(0)
         if both.any():
             self._pairs.append(pairs[:, both])
             self._roots = None
         for source, other in ((pairs[0], pairs[1]), (pairs[1], pairs[0])):
-            for label in source[source < 0].unique().tolist():
+            for label in distinct(source[source < 0]).tolist():
                 self.freeze(other[source == label], self.reasons[-1 - label])
 
     def roots(self) -> Tensor:
@@ -107,9 +108,10 @@ class LabelBook:
     def collapse(self, labels: Tensor, dims: Collection[int]) -> Tensor | None:
         """The labels with `dims` reduced to size 1, or None if these axes mix channels.
 
-        Where labels vary along `dims`, each remaining position (column) may still own all of its labels alone:
-        tokens joined along the sequence, parts of one channel. Then the labels of a column become one. None means
-        that a label stands in several columns, or that there is one column only: no channel could go by itself.
+        Where labels vary along `dims`, each remaining position (column) may still own all of its labels
+        alone: tokens joined along the sequence, parts of one channel. Then the labels of a column become one.
+        None means that a label stands in several columns, or that there is one column only: no channel could
+        go by itself.
         """
         dims = {dim % labels.dim() for dim in dims} if labels.dim() else set()
         if not dims & varying(labels):
@@ -136,7 +138,11 @@ class LabelBook:
 
 def varying(labels: Tensor) -> set[int]:
     """The axes along which a label tensor is not stored as constant."""
-    return {d for d, (size, stride) in enumerate(zip(labels.shape, labels.stride(), strict=True)) if size > 1 and stride}
+    return {
+        d
+        for d, (size, stride) in enumerate(zip(labels.shape, labels.stride(), strict=True))
+        if size > 1 and stride
+    }
 
 
 def squeezed(labels: Tensor) -> Tensor:
@@ -171,6 +177,12 @@ def along(labels: Tensor, dim: int, shape: Collection[int]) -> Tensor:
     return labels.view(view).expand(tuple(shape))
 
 
+def broadcast(left: Tensor, right: Tensor) -> tuple[Tensor, Tensor]:
+    """Both expanded to their common shape, without copying."""
+    left, right = torch.broadcast_tensors(left, right)  # type: ignore[no-untyped-call]
+    return left, right
+
+
 def _narrow(labels: Tensor, dims: Iterable[int]) -> Tensor:
     for dim in dims:
         if labels.shape[dim] > 1:
@@ -192,5 +204,5 @@ def _columns(labels: Tensor, dims: set[int]) -> Tensor:
 def _own_their_labels(columns: Tensor) -> bool:
     place = torch.arange(columns.shape[0]).unsqueeze(1).expand_as(columns)
     pairs = torch.stack([columns, place]).flatten(1)
-    pairs = pairs[:, pairs[0] > 0].unique(dim=1)
-    return pairs.shape[1] == len(pairs[0].unique())
+    pairs = distinct_columns(pairs[:, pairs[0] > 0])
+    return pairs.shape[1] == len(distinct(pairs[0]))

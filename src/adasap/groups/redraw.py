@@ -7,14 +7,16 @@ import math
 import torch
 from torch import Tensor, nn
 
+from adasap.groups.exported import evaluating
+
 _NORMS = (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm, nn.PReLU)
 
 
 def redraw_(model: nn.Module, generator: torch.Generator) -> None:
-    """Draw every floating parameter and buffer anew, in place, such that signals stay alive through many layers.
+    """Draw every floating parameter and buffer anew, in place, such that signals stay alive.
 
-    Norm and layer scales and running variances are uniform in 0.5..1.5; biases, shifts and running means normal with
-    standard deviation 0.2; filters and matrices normal with variance 2 / fan-in.
+    Norm and layer scales and running variances are uniform in 0.5..1.5; biases, shifts and running means
+    normal with standard deviation 0.2; filters and matrices normal with variance 2 / fan-in.
 
     Args:
         model: Any model on the CPU.
@@ -28,6 +30,31 @@ def redraw_(model: nn.Module, generator: torch.Generator) -> None:
                     continue
                 seen.add(id(tensor))
                 tensor.copy_(_drawn(module, name, tensor, generator))
+
+
+def scale_statistics_(model: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+    """Multiply each norm's running mean and variance by the scale of what reaches it, in one evaluation forward.
+
+    Without it activations grow from block to block until gates saturate, and hidden channels stop to matter.
+    """
+    handles = [
+        module.register_forward_pre_hook(_scale_to_input_)
+        for module in model.modules()
+        if isinstance(module, nn.modules.batchnorm._NormBase) and module.running_var is not None
+    ]
+    try:
+        with evaluating(model), torch.no_grad():
+            model(*inputs)
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _scale_to_input_(module: nn.Module, arguments: tuple[Tensor, ...]) -> None:
+    square = arguments[0].square().mean()
+    if bool(square > 0) and bool(square.isfinite()):
+        module.get_buffer("running_var").mul_(square)
+        module.get_buffer("running_mean").mul_(square.sqrt())
 
 
 def _drawn(module: nn.Module, name: str, tensor: Tensor, generator: torch.Generator) -> Tensor:

@@ -1,7 +1,8 @@
 """The registry of tracing rules: operator name -> how channels pass through it.
 
-A rule is a function of a `Call`. It reads the arguments (as label tensors), unites or freezes labels in the book and
-returns the labels of the result. To teach the tracer an operator, write one more function under `@rule("name")`.
+A rule is a function of a `Call`. It reads the arguments (as label tensors), unites or freezes labels in the
+book and returns the labels of the result. To teach the tracer an operator, write one more function under
+`@rule("name")`.
 """
 
 from __future__ import annotations
@@ -63,7 +64,7 @@ class Notes:
 
 @dataclass
 class Call:
-    """One node of the exported graph with its arguments by name; tensors are label tensors or `TensorRef`s."""
+    """One node of the exported graph, arguments by name; tensors are labels or `TensorRef`s."""
 
     book: LabelBook
     notes: Notes
@@ -92,14 +93,16 @@ class Call:
     @property
     def shape(self) -> tuple[int, ...]:
         """Shape of the (first) result."""
-        first = next(value for value in pytree.tree_leaves(self.node.meta["val"]) if isinstance(value, Tensor))
+        first = next(
+            value for value in pytree.tree_leaves(self.node.meta["val"]) if isinstance(value, Tensor)
+        )
         return tuple(first.shape)
 
     def labels(self, value: Any) -> Tensor:
-        """A tensor argument as a label tensor; for a parameter, labels along the axis that looks like its channels.
+        """A tensor argument as labels; for a parameter, labels along what looks like its channel axis.
 
-        That is its only axis longer than 1, else the first such axis of tensors with four or more axes (a filter,
-        an image-shaped embedding) and the last one of smaller ones (tokens, tables).
+        That is its only axis longer than 1, else the first such axis of tensors with four or more axes (a
+        filter, an image-shaped embedding) and the last one of smaller ones (tokens, tables).
         """
         if isinstance(value, Tensor):
             return value
@@ -120,7 +123,7 @@ class Call:
                 yield value
 
     def read(self, labels: Tensor, dim: int) -> Tensor | None:
-        """The channels along one axis, int64 [C]; None, and everything frozen, if other axes carry channels too."""
+        """The channels along one axis, int64 [C]; None, and all frozen, if other axes carry channels."""
         others = set(range(labels.dim())) - {dim % labels.dim()}
         columns = self.book.collapse(labels, others)
         if columns is None:
@@ -129,7 +132,7 @@ class Call:
         return columns.flatten()
 
     def attach(self, channels: Tensor | None, axis: Tensor) -> None:
-        """Unite an axis of a parameter with the channels it works on, or freeze it where these are unknown."""
+        """Unite an axis of a parameter with the channels it works on; freeze it where they are unknown."""
         if channels is None:
             self.book.freeze(axis, f"{self.where} reads an axis that is not its channels' own")
         elif channels.shape == axis.shape:
@@ -151,7 +154,8 @@ class Call:
     def like_result(self, label: int) -> Result:
         """The same label for every element of every result."""
         return pytree.tree_map(
-            lambda value: constant(label, value.shape) if isinstance(value, Tensor) else value, self.node.meta["val"]
+            lambda value: constant(label, value.shape) if isinstance(value, Tensor) else value,
+            self.node.meta["val"],
         )
 
     def note_bounds(self, labels: Tensor, dim: int) -> None:
@@ -161,10 +165,10 @@ class Call:
 
 
 def rule(*names: str) -> Callable[[Rule], Rule]:
-    """Register a rule for operators by schema name without namespace and in-place underscore, as in `aten::NAME_`."""
+    """Register a rule for operators `aten::NAME` and `aten::NAME_`; names may be separated by spaces."""
 
     def register(function: Rule) -> Rule:
-        for name in names:
+        for name in " ".join(names).split():
             RULES[name] = function
         return function
 

@@ -5,35 +5,36 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from adasap.groups.labels import compact, constant, varying
+from adasap.groups.labels import broadcast, compact, constant, varying
 from adasap.groups.rules import Call, Result, rule
 
 UNARY = """
-    relu relu6 hardtanh silu gelu hardswish hardsigmoid sigmoid tanh elu selu celu leaky_relu rrelu mish softplus
-    softsign logsigmoid log_sigmoid threshold abs neg exp expm1 log log1p log2 sqrt rsqrt square reciprocal sin cos
-    erf sign floor ceil round clamp clamp_min clamp_max clip dropout feature_dropout alpha_dropout
-    feature_alpha_dropout clone contiguous detach alias lift_fresh_copy to _to_copy type_as nan_to_num bernoulli
-    logical_not bitwise_not isnan isfinite float
-""".split()
+    relu relu6 hardtanh silu gelu hardswish hardsigmoid sigmoid tanh elu selu celu leaky_relu rrelu mish
+    softplus softsign logsigmoid log_sigmoid threshold abs neg exp expm1 log log1p log2 sqrt rsqrt square
+    reciprocal sin cos erf sign floor ceil round clamp clamp_min clamp_max clip dropout feature_dropout
+    alpha_dropout feature_alpha_dropout clone contiguous detach alias lift_fresh_copy to _to_copy type_as
+    nan_to_num bernoulli logical_not bitwise_not isnan isfinite float
+"""
 
 BINARY = """
-    add sub rsub subtract mul multiply div divide true_divide floor_divide pow maximum minimum atan2 fmod remainder
-    addcmul addcdiv lerp where masked_fill eq ne lt le gt ge logical_and logical_or logical_xor bitwise_and bitwise_or
-""".split()
+    add sub rsub subtract mul multiply div divide true_divide floor_divide pow maximum minimum atan2 fmod
+    remainder addcmul addcdiv lerp where masked_fill eq ne lt le gt ge logical_and logical_or logical_xor
+    bitwise_and bitwise_or
+"""
 
 CREATION = """
-    zeros ones full empty arange eye linspace zeros_like ones_like full_like empty_like new_zeros new_ones new_full
-    new_empty rand randn rand_like randn_like scalar_tensor tril_indices triu_indices
-""".split()
+    zeros ones full empty arange eye linspace zeros_like ones_like full_like empty_like new_zeros new_ones
+    new_full new_empty rand randn rand_like randn_like scalar_tensor tril_indices triu_indices
+"""
 
 
-@rule(*UNARY)
+@rule(UNARY)
 def unary(call: Call) -> Result:
     """One number in, one number out: channels pass through."""
     return call.labels(next(call.tensors()))
 
 
-@rule(*BINARY)
+@rule(BINARY)
 def elementwise(call: Call) -> Result:
     """Numbers that meet belong to one channel."""
     result, *others = (call.labels(value) for value in call.tensors())
@@ -42,7 +43,7 @@ def elementwise(call: Call) -> Result:
     return result.expand(call.shape)
 
 
-@rule(*CREATION)
+@rule(CREATION)
 def creation(call: Call) -> Result:
     """A tensor made from its shape alone carries no channel."""
     return call.like_result(0)
@@ -50,25 +51,25 @@ def creation(call: Call) -> Result:
 
 @rule("copy")
 def copy(call: Call) -> Result:
-    """Overwrites its first argument; the channels written over count too, as they may be read through a view."""
+    """Overwrites its first argument; the channels written over count too, a view may show them."""
     return meet(call, call.labels(call["src"]), call.labels(call["self"])).expand(call.shape)
 
 
 def meet(call: Call, left: Tensor, right: Tensor) -> Tensor:
     """Unite two label tensors under broadcasting and give the labels of the result.
 
-    A single channel spread over the channels of the other side is frozen, not united with all of them; so are both
-    sides if they carry channels along different axes.
+    A single channel spread over the channels of the other side is frozen, not united with all of them; so are
+    both sides if they carry channels along different axes.
     """
     left, right = _same_rank(left, right)
     spread = _spread(call, left, right)
     if spread is not None:
         return spread
-    left, right = torch.broadcast_tensors(left, right)
+    left, right = broadcast(left, right)
     call.book.unite(left, right)
     if left.stride() == right.stride() and bool((left > 0).all()):
         return left
-    first, second = torch.broadcast_tensors(*_small(left, right))
+    first, second = broadcast(*_small(left, right))
     merged = torch.where((first > 0) | (second == 0), first, second)
     return compact(merged).expand(left.shape)
 
@@ -78,7 +79,7 @@ def _spread(call: Call, left: Tensor, right: Tensor) -> Tensor | None:
     along_left, along_right = varying(left), varying(right)
     if along_left & along_right:
         return None
-    shape = torch.broadcast_shapes(left.shape, right.shape)
+    shape = torch.broadcast_shapes(left.shape, right.shape)  # type: ignore[no-untyped-call]
     reason = f"{call.where} spreads one channel over several"
     if along_left and along_right:
         call.book.freeze(left, f"{call.where} joins channels along different axes")
@@ -125,7 +126,11 @@ def mixing(call: Call) -> Result:
     labels = call.labels(next(call.tensors()))
     if call.book.collapse(labels, [call["dim"]]) is None:
         return call.freeze_all(f"{call.where} mixes the channels")
-    return labels.expand(call.shape) if labels.shape == call.shape else call.freeze_all(f"{call.where} has no rule")
+    return (
+        labels.expand(call.shape)
+        if labels.shape == call.shape
+        else call.freeze_all(f"{call.where} has no rule")
+    )
 
 
 def _num_results(call: Call) -> int:

@@ -10,7 +10,7 @@ from adasap.groups.rules import Call, Result, TensorRef, rule
 
 @rule("conv1d", "conv2d", "conv3d")
 def convolution(call: Call) -> Result:
-    """Reads the channels of its input, writes one fresh channel per filter; a grouped one ties each of its groups."""
+    """Reads its input's channels, writes a fresh one per filter; a grouped one ties each of its groups."""
     weight = call["weight"]
     if not isinstance(weight, TensorRef):
         return computed_weight(call)

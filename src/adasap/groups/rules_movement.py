@@ -12,13 +12,13 @@ from adasap.groups.labels import compact, squeezed, varying
 from adasap.groups.rules import Call, Pad, Result, rule
 
 MOVEMENT = """
-    permute transpose t numpy_T swapaxes swapdims movedim moveaxis squeeze unsqueeze expand expand_as unbind flip
-    repeat tile repeat_interleave broadcast_to diagonal pixel_shuffle channel_shuffle stack atleast_1d atleast_2d
-    hstack vstack
-""".split()
+    permute transpose t numpy_T swapaxes swapdims movedim moveaxis squeeze unsqueeze expand expand_as unbind
+    flip repeat tile repeat_interleave broadcast_to diagonal pixel_shuffle channel_shuffle stack atleast_1d
+    atleast_2d hstack vstack
+"""
 
 
-@rule(*MOVEMENT)
+@rule(MOVEMENT)
 def movement(call: Call) -> Result:
     """Runs the operator itself on the labels."""
     return execute(call)
@@ -99,7 +99,7 @@ def concatenation(call: Call) -> Result:
 
 @rule("pad", "constant_pad_nd")
 def padding(call: Call) -> Result:
-    """Neutral around other axes; along channels each new position is a created channel with a fixed extent."""
+    """Neutral around other axes; along channels each new position is a created channel."""
     labels, amounts = call.labels(call["self"]), list(call["pad"])
     constant_mode = call.arguments.get("mode", "constant") == "constant"
     order = call.notes.num_pads
@@ -125,7 +125,9 @@ def _with_created(call: Call, labels: Tensor, dim: int, order: int, counts: tupl
     shape = [-1 if other == dim else size for other, size in enumerate(small.shape)]
     sides = [created.view(view).expand(shape) for created in (before, after) if len(created)]
     joined = torch.cat([sides[0], small, *sides[1:]] if counts[0] else [small, *sides], dim)
-    return joined.expand([size if other != dim else joined.shape[dim] for other, size in enumerate(labels.shape)])
+    return joined.expand(
+        [size if other != dim else joined.shape[dim] for other, size in enumerate(labels.shape)]
+    )
 
 
 @rule(

@@ -15,9 +15,7 @@ from adasap.groups.extents import drive_pads
 from adasap.groups.group import ChannelGroup
 from adasap.groups.labels import LabelBook
 from adasap.groups.trial import freeze_what_fails
-from adasap.groups.walk import walk_model
-
-KEPT = "kept by request"
+from adasap.groups.walk import KEPT, walk_model
 
 
 def trace_groups(
@@ -25,8 +23,8 @@ def trace_groups(
 ) -> tuple[ChannelGroup, ...]:
     """The channel groups of a model: which rows, norms and input slices must be removed together.
 
-    The model is exported in evaluation mode and not changed. What cannot be removed safely comes back too, frozen,
-    with the reasons: outputs, operators without a rule, widths fixed in the model's own code.
+    The model is exported in evaluation mode and not changed. What cannot be removed safely comes back too,
+    frozen, with the reasons: outputs, operators without a rule, widths fixed in the model's own code.
 
     Args:
         model: Any module that `torch.export` can follow.
@@ -63,7 +61,9 @@ def _kept_names(model: nn.Module, keep: Sequence[str]) -> set[str]:
         matched = fnmatch.filter([*modules, *parameters], pattern)
         if not matched:
             near = difflib.get_close_matches(pattern, [*modules, *parameters], n=3, cutoff=0.0)
-            raise TraceError(f"keep pattern {pattern!r} matches no module or parameter; the nearest are {', '.join(near)}")
+            raise TraceError(
+                f"keep pattern {pattern!r} matches no module or parameter; the nearest are {', '.join(near)}"
+            )
         wanted |= {
             first_names[name]
             for name in parameters

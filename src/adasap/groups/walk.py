@@ -12,11 +12,12 @@ from torch.utils import _pytree as pytree
 from adasap.groups import rules_elementwise, rules_layers, rules_movement
 from adasap.groups.cutting import named_tensors
 from adasap.groups.exported import ExampleInputs, ExportedGraph, export_graph
-from adasap.groups.labels import LabelBook, constant, varying
-from adasap.groups.rules import RULES, Call, Notes, TensorRef, no_rule, rule_for
+from adasap.groups.labels import LabelBook, constant
+from adasap.groups.rules import Call, Notes, TensorRef, no_rule, rule_for
 
 OUTPUT = "output of the model"
 INPUT = "input of the model"
+KEPT = "kept by request"
 RULE_FILES = (rules_elementwise, rules_layers, rules_movement)
 
 
@@ -38,7 +39,7 @@ def walk_model(model: nn.Module, example_inputs: ExampleInputs) -> Walked:
 
 
 def walk_graph(exported: ExportedGraph, model: nn.Module) -> Walked:
-    """Apply the rule of every operator, in order of execution; freeze what reaches an operator without one."""
+    """Apply the rule of every operator in order; freeze what reaches an operator without one."""
     book, notes = LabelBook(), Notes()
     values = _placeholders(exported, model, book)
     for node in exported.graph.nodes:
@@ -71,8 +72,9 @@ def _placeholders(exported: ExportedGraph, model: nn.Module, book: LabelBook) ->
 
 def _visit(node: fx.Node, values: dict[fx.Node, Any], book: LabelBook, notes: Notes) -> Any:
     if node.target is operator.getitem:
-        container = values.get(node.args[0])  # type: ignore[call-overload]
-        return None if container is None else container[node.args[1]]  # type: ignore[index]
+        source: Any = node.args[0]
+        container = values.get(source)
+        return None if container is None else container[node.args[1]]
     if not any(isinstance(value, Tensor) for value in pytree.tree_leaves(node.meta.get("val"))):
         return node.meta.get("val")
     call = Call(book, notes, node, _arguments(node, values))
@@ -87,17 +89,17 @@ def _arguments(node: fx.Node, values: dict[fx.Node, Any]) -> dict[str, Any]:
     def carried(value: Any) -> Any:
         return values.get(value) if isinstance(value, fx.Node) else value
 
-    args = fx.node.map_aggregate(node.args, carried)
-    kwargs = fx.node.map_aggregate(node.kwargs, carried)
+    args: Any = fx.node.map_aggregate(node.args, carried)
+    kwargs: Any = fx.node.map_aggregate(node.kwargs, carried)
     schema = getattr(node.target, "_schema", None)
     if schema is None:
-        return {**{str(place): value for place, value in enumerate(args)}, **kwargs}  # type: ignore[arg-type,dict-item]
+        return {**{str(place): value for place, value in enumerate(args)}, **kwargs}
     named = {}
     for place, argument in enumerate(schema.arguments):
-        if place < len(args):  # type: ignore[arg-type]
-            named[argument.name] = args[place]  # type: ignore[index]
+        if place < len(args):
+            named[argument.name] = args[place]
         else:
-            named[argument.name] = kwargs.get(argument.name, argument.default_value)  # type: ignore[union-attr]
+            named[argument.name] = kwargs.get(argument.name, argument.default_value)
     return named
 
 
@@ -111,7 +113,9 @@ def _update_mutated(call: Call, result: Any, values: dict[fx.Node, Any]) -> None
     if not isinstance(target, fx.Node):
         return
     before = values.get(target)
-    seen_through_views = len([user for user in target.users if user.op == "call_function"]) > 1 or _is_view(target)
+    seen_through_views = len([user for user in target.users if user.op == "call_function"]) > 1 or _is_view(
+        target
+    )
     if isinstance(before, Tensor) and seen_through_views and bool(((before == 0) & (result != 0)).any()):
         call.book.freeze(result, f"{call.where} writes into a view")
     if not isinstance(before, TensorRef):
@@ -123,6 +127,3 @@ def _is_view(node: fx.Node) -> bool:
     return schema is not None and any(
         argument.alias_info is not None and not argument.alias_info.is_write for argument in schema.arguments
     )
-
-
-__all__ = ["INPUT", "OUTPUT", "RULES", "Walked", "varying", "walk_graph", "walk_model"]

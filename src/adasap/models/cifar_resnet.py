@@ -1,4 +1,4 @@
-"""The residual networks for CIFAR of He et al. (2015, arXiv:1512.03385, section 4.2): 6n + 2 layers, 16-32-64 channels.
+"""The residual networks for CIFAR of He et al. (2015, arXiv:1512.03385, section 4.2): 6n + 2 layers.
 
 Images are float [N, 3, 32, 32]. Parameter names are those of the weights in wide use (`conv1`, `bn1`,
 `layer1.0.conv1`, ..., `linear`), so that a `state_dict` of them loads as it is.
@@ -79,7 +79,8 @@ class CifarResNet(nn.Module):
         """float [N, 3, H, W] -> logits [N, num_classes]."""
         x = F.relu(self.bn1(self.conv1(x)))
         x = self.layer3(self.layer2(self.layer1(x)))
-        return self.linear(torch.flatten(F.adaptive_avg_pool2d(x, 1), 1))
+        logits: Tensor = self.linear(torch.flatten(F.adaptive_avg_pool2d(x, 1), 1))
+        return logits
 
 
 def _stage(in_channels: int, channels: int, num_blocks: int, stride: int) -> nn.Sequential:

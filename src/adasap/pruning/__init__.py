@@ -4,7 +4,6 @@ from adasap.pruning.budget import Budget
 from adasap.pruning.cost import CostModel, Parameters
 from adasap.pruning.macs import MACs
 from adasap.pruning.options import BudgetOptions, PruningOptions, build_cost
-from adasap.pruning.options import BudgetOptions, PruningOptions, build_cost
 from adasap.pruning.plan import PruningPlan
 from adasap.pruning.schedule import (
     CubicSchedule,
@@ -21,7 +20,6 @@ from adasap.pruning.surgery import apply_plan_
 __all__ = [
     "Budget",
     "BudgetOptions",
-    "BudgetOptions",
     "CostModel",
     "CubicSchedule",
     "ExponentialSchedule",
@@ -30,11 +28,9 @@ __all__ = [
     "OneShotSchedule",
     "Parameters",
     "PruningOptions",
-    "PruningOptions",
     "PruningPlan",
     "PruningSchedule",
     "apply_plan_",
-    "build_cost",
     "build_cost",
     "build_schedule",
     "event_steps",

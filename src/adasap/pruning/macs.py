@@ -17,13 +17,13 @@ from adasap.groups.group import ChannelGroup
 from adasap.pruning.cost import Term, WidthPolynomial
 
 _MOVES = """
-    view reshape _unsafe_view view_as unflatten flatten squeeze unsqueeze permute transpose t numpy_T movedim swapaxes
-    expand expand_as repeat repeat_interleave contiguous clone detach detach_ alias lift_fresh_copy to _to_copy type_as
-    copy copy_ cat stack chunk split split_with_sizes unbind select slice narrow index index_select gather unfold
-    select_scatter slice_scatter pad constant_pad_nd roll flip pixel_shuffle pixel_unshuffle channel_shuffle im2col
-    col2im arange linspace meshgrid eye zeros ones full zeros_like ones_like full_like new_zeros new_ones new_full
-    empty scalar_tensor tril triu masked_fill masked_fill_ where dropout dropout_ feature_dropout
-    sym_size getitem _assert_tensor_metadata
+    view reshape _unsafe_view view_as unflatten flatten squeeze unsqueeze permute transpose t numpy_T
+    movedim swapaxes expand expand_as repeat repeat_interleave contiguous clone detach detach_ alias
+    lift_fresh_copy to _to_copy type_as copy copy_ cat stack chunk split split_with_sizes unbind select
+    slice narrow index index_select gather unfold select_scatter slice_scatter pad constant_pad_nd roll flip
+    pixel_shuffle pixel_unshuffle channel_shuffle im2col col2im arange linspace meshgrid eye zeros ones full
+    zeros_like ones_like full_like new_zeros new_ones new_full empty scalar_tensor tril triu masked_fill
+    masked_fill_ where dropout dropout_ feature_dropout sym_size getitem _assert_tensor_metadata
 """
 MOVES = frozenset(_MOVES.split())
 """Operators that move or fill numbers and compute none; dropout does so in evaluation mode."""
@@ -78,7 +78,7 @@ class MACs:
 
 
 class _Calls:
-    """The calls of an exported graph by how their cost depends on the widths; counts are for the whole batch."""
+    """The calls of an exported graph, by how their cost depends on the widths; for the whole batch."""
 
     def __init__(self, model: nn.Module, exported: torch.export.ExportedProgram) -> None:
         self.weighted: list[Term] = []

@@ -26,7 +26,7 @@ class PruningSchedule(Protocol):
         ...
 
 
-def event_steps(start: int, stop: int, events: int, every: int) -> list[int]:
+def event_steps(start: int, stop: int, events: int, every: int) -> tuple[int, ...]:
     """Steps of at most `events` events, evenly spread over [start, stop) from `start` on, at least `every`
     apart.
 
@@ -36,9 +36,9 @@ def event_steps(start: int, stop: int, events: int, every: int) -> list[int]:
         RecipeError: Unless start >= 0, stop >= start, events >= 1 and every >= 1.
     Example:
         >>> event_steps(100, 200, events=3, every=30)
-        [100, 133, 166]
+        (100, 133, 166)
         >>> event_steps(100, 200, events=30, every=30)
-        [100, 133, 166]
+        (100, 133, 166)
     """
     if start < 0 or stop < start or events < 1 or every < 1:
         raise RecipeError(
@@ -47,7 +47,7 @@ def event_steps(start: int, stop: int, events: int, every: int) -> list[int]:
         )
     window = stop - start
     fitting = max(1, min(events, window // every))
-    return [start + index * window // fitting for index in range(fitting)]
+    return tuple(start + index * window // fitting for index in range(fitting))
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ class EventWindow:
     steps: tuple[int, ...] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "steps", tuple(event_steps(self.start, self.stop, self.events, self.every)))
+        object.__setattr__(self, "steps", event_steps(self.start, self.stop, self.events, self.every))
 
     def progress(self, step: int) -> float | None:
         """r / R at the step of event r of R, so 1 at the last; None at a step without an event."""

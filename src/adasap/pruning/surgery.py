@@ -70,7 +70,7 @@ def apply_plan_(
 
 
 def unwrapped(model: nn.Module) -> nn.Module:
-    """The module whose names the slots use: inside `torch.compile`, `AveragedModel`, data-parallel wrappers."""
+    """The module whose names the slots use, inside `torch.compile`, averaging and data-parallel wrappers."""
     while True:
         if isinstance(inner := getattr(model, "_orig_mod", None), nn.Module):
             model = inner
@@ -134,14 +134,14 @@ def _plan_state_cuts(
             f"{kind} holds none of the parameters to be cut: pass the optimizer that trains this model"
         )
     cuts = []
-    for parameter in held:
+    for parameter in held if names else ():
         name = names.get(id(parameter))
         for key, value in optimizer.state.get(parameter, {}).items():
-            if _spans_parameters(value, parameter) or (name is not None and not _follows(value, parameter)):
+            if not (_is_its_own(value, parameter) if name is None else _follows(value, parameter)):
                 raise PlanError(
-                    f"{kind} keeps {key!r} of {name or 'a parameter'} as {_describe(value)}, which cannot be cut "
-                    f"with a parameter of shape {tuple(parameter.shape)}; use an optimizer whose state has the "
-                    f"parameter's shape, such as SGD or AdamW, or build a new one after the cut"
+                    f"{kind} keeps {key!r} of {name or 'a parameter'} as {_describe(value)}, which cannot be "
+                    f"cut with a parameter of shape {tuple(parameter.shape)}; use an optimizer whose state "
+                    f"has the parameter's shape, such as SGD or AdamW, or build a new one after the cut"
                 )
             if name is not None and isinstance(value, Tensor) and value.shape == parameter.shape:
                 cuts.append(_StateCut(optimizer.state[parameter], key, masks[name]))
@@ -155,9 +155,9 @@ def _follows(value: Any, parameter: Tensor) -> bool:
     return not any(tensor.numel() > 1 for tensor in _tensors_within(value))
 
 
-def _spans_parameters(value: Any, parameter: Tensor) -> bool:
-    """Whether the state is of more than this one parameter, as the history of L-BFGS is."""
-    return any(tensor.numel() > max(parameter.numel(), 1) for tensor in _tensors_within(value))
+def _is_its_own(value: Any, parameter: Tensor) -> bool:
+    """Whether state of a parameter that stays whole is of it alone, unlike L-BFGS's flat vectors."""
+    return not any(t.ndim == 1 and t.numel() > max(parameter.numel(), 1) for t in _tensors_within(value))
 
 
 def _tensors_within(value: Any) -> Iterator[Tensor]:

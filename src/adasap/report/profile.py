@@ -83,7 +83,7 @@ def profile_models(
 
 def _placed_copy(model: nn.Module, device: torch.device) -> nn.Module:
     model = copy.deepcopy(model).eval().to(device)
-    return model.to(memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
+    return model.to(memory_format=torch.channels_last)
 
 
 def measure_latency(
@@ -122,14 +122,14 @@ def peak_memory_bytes(model: nn.Module, batch: Tensor) -> int:
     own = sum(t.numel() * t.element_size() for t in (*model.parameters(), *model.buffers()))
     with evaluation_mode(model), torch.no_grad(), _LiveBytes() as live:
         model(batch)
-    return own + live.peak
+    return int(own + live.peak)
 
 
-class _LiveBytes(TorchDispatchMode):
+class _LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Follows the storages that operators allocate until they are freed."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.now = self.peak = 0
         self._seen: dict[int, int] = {}
 

@@ -13,15 +13,15 @@ class TensorBoardObserver:
     """Writes loss, gap, learning rate, gradient norm, kept cost and stage scores."""
 
     def __init__(self, folder: Path, *, every: int = 10) -> None:
-        self._writer = SummaryWriter(str(folder))  # type: ignore[no-untyped-call]
+        self._writer = SummaryWriter(str(folder))
         self._every = every
 
     def __call__(self, record: Record) -> None:
         for name, value in _curves(record, self._every).items():
-            self._writer.add_scalar(name, value, record.step)  # type: ignore[no-untyped-call]
+            self._writer.add_scalar(name, value, record.step)
 
     def close(self) -> None:
-        self._writer.close()  # type: ignore[no-untyped-call]
+        self._writer.close()
 
 
 def _curves(record: Record, every: int) -> dict[str, float]:

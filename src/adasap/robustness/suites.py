@@ -18,7 +18,9 @@ from adasap.errors import DataError
 class Suite(Protocol):
     """A named set of cells; every cell holds the same number of images in the same order."""
 
-    name: str
+    @property
+    def name(self) -> str:
+        """What results are filed under."""
 
     def cells(self) -> Iterator[tuple[str, Iterable[Any]]]:
         """Cell name and its raw batches, one cell after the other."""

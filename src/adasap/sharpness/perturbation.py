@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Protocol
 
 import torch
@@ -24,6 +24,9 @@ class Perturbation(Protocol):
 
     def epsilon(self, model: nn.Module) -> dict[str, Tensor]:
         """Parameter name -> offset, in new memory and without waiting for the device."""
+
+    def shares(self) -> Mapping[Kind, float]:
+        """How the squared radius of the last offsets was spent: on filters, scales and shifts."""
 
 
 class _RowPerturbation:

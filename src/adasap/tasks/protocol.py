@@ -8,12 +8,13 @@ import torch
 from torch import Tensor, nn
 
 Batch = TypeVar("Batch")
+PreparedBatch = TypeVar("PreparedBatch", contravariant=True)
 
 
-class Evaluator(Protocol[Batch]):
+class Evaluator(Protocol[PreparedBatch]):
     """Collects one pass over a data set; a fresh one per pass."""
 
-    def update(self, model: nn.Module, batch: Batch) -> None:
+    def update(self, model: nn.Module, batch: PreparedBatch) -> None:
         """Adds a prepared batch; called in evaluation mode without gradients."""
 
     def compute(self) -> dict[str, float]:

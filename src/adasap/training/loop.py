@@ -76,7 +76,7 @@ class Trainer:
         counters.passes += result.num_passes
         seconds = time.perf_counter() - started
         counters.training_seconds += seconds
-        shares = dict(perturbation.shares()) if perturbation is not None and result.num_passes > 1 else None
+        shares = None if perturbation is None or result.num_passes == 1 else perturbation.shares()
         self.observe(
             StepRecord(
                 step=counters.step,

@@ -5,13 +5,12 @@ from __future__ import annotations
 import inspect
 import math
 from dataclasses import dataclass, field
-from difflib import get_close_matches
 from typing import Any, Literal
 
 import torch
 from torch import nn
 
-from adasap.errors import RecipeError
+from adasap.errors import RecipeError, suggestion
 
 
 @dataclass(frozen=True)
@@ -83,9 +82,7 @@ def build_optimizer(model: nn.Module, options: OptimizerOptions) -> torch.optim.
     """
     names = [n for n in dir(torch.optim) if inspect.isclass(getattr(torch.optim, n)) and n != "Optimizer"]
     if options.name not in names:
-        near = get_close_matches(options.name, names, n=1, cutoff=0.4)
-        hint = f"; did you mean {near[0]}?" if near else f"; there are: {', '.join(names)}"
-        raise RecipeError(f"torch.optim has no {options.name!r}{hint}")
+        raise RecipeError(f"torch.optim has no {options.name!r}; {suggestion(options.name, names)}")
     parameters = [p for p in model.parameters() if p.requires_grad]
     if not parameters:
         raise RecipeError("the model has no trainable parameter; unfreeze some before training")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -24,7 +24,7 @@ class StepRecord:
     finite: bool
     passes: int
     seconds: float
-    radius_shares: dict[str, float] | None = None
+    radius_shares: Mapping[str, float] | None = None
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ from adasap.criteria import Evidence, GradientCriterion, build_criterion, valida
 from adasap.data import Augmentation, ImageSet, TrainingStream
 from adasap.errors import CheckpointError, RecipeError, TrainingError
 from adasap.export import atomic_write
-from adasap.groups import ChannelGroup, cut_matches_mask, fingerprint, trace_groups, widths
+from adasap.groups import ChannelGroup, Scores, cut_matches_mask, fingerprint, trace_groups, widths
 from adasap.pruning import (
     Budget,
     PruningOptions,
@@ -137,6 +137,7 @@ class CompressionRun:
                 "give warm_up.epochs above 0, or a criterion of the weights such as l2"
             )
         self.floors = pruning.floors(self.dense_groups)
+        self.select(self.dense_groups, self._equal_scores(), self.events[-1].limit)  # an impossible budget fails here
         self.dense_model = copy.deepcopy(model)
         self.state = self._open_state(model, folder)
         self._records = self._open_records()
@@ -179,9 +180,7 @@ class CompressionRun:
         self._agree()
         evidence = state.evidence.mean() if self.criterion.needs else None
         scores = self.criterion.score(model, state.groups, evidence)
-        plan = select_channels(
-            state.groups, scores, Budget(self.cost, limit=event.limit), floors=self.floors, multiple_of=self.pruning.multiple_of
-        )
+        plan = self.select(state.groups, scores, event.limit)
         before, groups = copy.deepcopy(model), state.groups
         averaged = [] if state.averaged is None else [state.averaged]
         state.groups = apply_plan_(model, groups, plan, optimizer=state.optimizer, companions=averaged)
@@ -208,6 +207,11 @@ class CompressionRun:
             )
         )
         self.checkpoint()
+
+    def select(self, groups: Sequence[ChannelGroup], scores: Scores, limit: float) -> PruningPlan:
+        """What stays under a limit, by the floors and multiples of the recipe."""
+        budget = Budget(self.cost, limit=limit)
+        return select_channels(groups, scores, budget, floors=self.floors, multiple_of=self.pruning.multiple_of)
 
     def recalibrate(self) -> None:
         """Re-estimates norm statistics on the first batches of the run, the same on every rank."""
@@ -335,6 +339,9 @@ class CompressionRun:
 
     # Small helpers
 
+    def _equal_scores(self) -> Scores:
+        return {group.name: torch.ones(group.num_channels) for group in self.dense_groups}
+
     def _agree(self) -> None:
         """Norm statistics and evidence, which each rank gathers by itself, become those of all ranks."""
         self.runtime.average_buffers_(self.state.model)
@@ -380,5 +387,6 @@ class CompressionRun:
 
 
 def _average_of(model: nn.Module, decay: float) -> AveragedModel:
-    return AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=True)
+    average = get_ema_multi_avg_fn(decay)  # type: ignore[no-untyped-call]
+    return AveragedModel(model, multi_avg_fn=average, use_buffers=True)
 

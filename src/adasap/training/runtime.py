@@ -45,7 +45,8 @@ class Runtime:
 
     @property
     def device(self) -> torch.device:
-        return self.accelerator.device
+        device: torch.device = self.accelerator.device
+        return device
 
     @property
     def rank(self) -> int:
@@ -77,7 +78,7 @@ class Runtime:
     def place(self, model: nn.Module) -> nn.Module:
         """The model on the device and in the layout of this run; parameters stay the same objects."""
         layout = torch.channels_last if self.options.channels_last else torch.contiguous_format
-        return model.to(self.device).to(memory_format=layout)  # type: ignore[call-overload,no-any-return]
+        return model.to(self.device).to(memory_format=layout)
 
     def wrap(self, model: nn.Module) -> nn.Module:
         """The model under data parallelism; called anew after every cut, which changes the shapes it reduces."""

@@ -1,0 +1,86 @@
+"""What every corruption must do, and the closed forms of the simple ones."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from adasap.corruptions import BENCHMARK, VALIDATION, constants_for, corrupt, corruption_names
+from adasap.errors import DataError
+
+
+def photos(count: int = 4, side: int = 32) -> torch.Tensor:
+    return torch.randint(0, 256, (count, 3, side, side), generator=torch.Generator().manual_seed(0)).to(torch.uint8)
+
+
+@pytest.mark.parametrize("name", corruption_names())
+class TestEveryCorruption:
+    def test_keeps_shape_and_type_and_leaves_its_input_alone(self, name: str) -> None:
+        images = photos()
+        before = images.clone()
+        for severity in range(1, 6):
+            out = corrupt(images, name, severity)
+            assert (out.shape, out.dtype) == (images.shape, torch.uint8)
+        assert torch.equal(images, before)
+
+    def test_an_image_gets_the_same_draws_in_any_batch_and_order(self, name: str) -> None:
+        images, seeds = photos(), torch.tensor([7, 3, 9, 1])
+        whole = corrupt(images, name, 4, seeds=seeds)
+        order = torch.tensor([2, 0])
+        assert torch.equal(corrupt(images[order], name, 4, seeds=seeds[order]), whole[order])
+
+    def test_does_more_at_a_higher_severity(self, name: str) -> None:
+        images = photos()
+        change = [(corrupt(images, name, s).float() - images.float()).abs().mean() for s in (1, 3, 5)]
+        assert 0 < change[0] < change[1] < change[2]
+
+    def test_takes_any_size(self, name: str) -> None:
+        assert corrupt(photos(1, 41)[:, :, :23], name, 2).shape == (1, 3, 23, 41)
+
+    def test_severities_outside_one_to_five_are_refused(self, name: str) -> None:
+        with pytest.raises(DataError, match="whole number from 1 to 5"):
+            corrupt(photos(), name, 6)
+
+
+def test_contrast_pulls_towards_the_mean_colour() -> None:
+    images = torch.tensor([100, 200], dtype=torch.uint8).view(1, 1, 1, 2).expand(1, 3, 1, 2)
+    assert corrupt(images, "contrast", 2, constants="32").flatten().tolist()[:2] == [125, 175]
+
+
+def test_noise_has_the_stated_deviation() -> None:
+    grey = torch.full((8, 3, 64, 64), 128, dtype=torch.uint8)
+    noise = corrupt(grey, "gaussian_noise", 3, constants="32").float() / 255 - 128 / 255
+    assert noise.std().item() == pytest.approx(0.08, rel=0.01)
+
+
+def test_blur_of_a_point_is_the_gaussian() -> None:
+    point = torch.zeros(1, 3, 33, 33, dtype=torch.uint8)
+    point[:, :, 16, 16] = 255
+    blurred = corrupt(point, "gaussian_blur", 1, constants="224")[0, 0].float() / 255
+    assert blurred[16, 16].item() == pytest.approx(1 / (2 * np.pi), abs=2 / 255)
+    assert blurred[16, 18].item() == pytest.approx(np.exp(-2) / (2 * np.pi), abs=2 / 255)
+
+
+def test_an_unknown_name_is_refused_with_the_nearest() -> None:
+    with pytest.raises(DataError, match="did you mean 'gaussian_blur'"):
+        corrupt(photos(), "gausian_blur", 1)
+
+
+def test_reported_and_validation_corruptions_are_kept_apart() -> None:
+    assert (len(BENCHMARK), len(VALIDATION)) == (15, 4)
+    assert not set(BENCHMARK) & set(VALIDATION)
+    assert constants_for(224, 300) == "224"
+
+
+@pytest.mark.shared_data
+@pytest.mark.parametrize("name", ["gaussian_blur", "contrast"])
+def test_deterministic_corruptions_equal_the_benchmarks_own(name: str, shared_data: Path) -> None:
+    with np.load(shared_data / "cifar10c_reference" / "reference.npz") as file:
+        clean, reference = torch.from_numpy(file["clean"]), torch.from_numpy(file[name])
+    for severity in range(1, 6):
+        ours = corrupt(clean.permute(0, 3, 1, 2), name, severity).permute(0, 2, 3, 1)
+        difference = (ours.float() - reference[severity - 1].float()).abs().mean().item()
+        assert difference <= 2.0

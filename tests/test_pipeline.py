@@ -1,0 +1,187 @@
+"""The three steps, end to end on digits."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from rich.console import Console
+
+import adasap
+from adasap.cli.runs import FinishedRun, open_data, open_task, run_recipe
+from adasap.config import Recipe, parse_recipe
+from adasap.errors import BudgetError, CheckpointError, RecipeError, TrainingError
+from adasap.groups import trace_groups, widths
+from adasap.models import open_model
+from adasap.pruning import MACs
+from adasap.training import CompressionRun, PruneRecord, Record, StepRecord
+
+Tree = dict[str, Any]
+TinyRecipe = Callable[..., Tree]
+
+
+def compress(tree: Tree, folder: Path | None = None, records: list[Record] | None = None) -> adasap.Result:
+    recipe = parse_recipe(tree)
+    torch.manual_seed(0)
+    model = open_model(recipe.model)
+    observe = (lambda record: None) if records is None else records.append
+    return adasap.compress(model, open_task(recipe), open_data(recipe), recipe, folder=folder, observe=observe)
+
+
+def run(tree: Tree, folder: Path) -> FinishedRun:
+    return run_recipe(parse_recipe(tree), folder, Console(quiet=True))
+
+
+def test_budget_is_met_by_the_model_that_comes_out(tiny_recipe: TinyRecipe) -> None:
+    result = compress(tiny_recipe())
+    example = torch.zeros(1, 3, 32, 32)
+    dense = open_model(parse_recipe(tiny_recipe()).model)
+    limit = 0.5 * MACs(dense, trace_groups(dense, example), example).dense
+    left = MACs(result.model, trace_groups(result.model, example), example).dense
+    assert 0.4 * limit < left <= limit
+    assert list(result.stages) == ["dense", "warmed up", "pruned", "recalibrated", "fine-tuned"]
+    assert not result.model.training
+
+
+def test_every_cut_of_a_run_equals_the_masked_model(tiny_recipe: TinyRecipe) -> None:
+    records: list[Record] = []
+    compress(tiny_recipe(), records=records)
+    events = [record for record in records if isinstance(record, PruneRecord)]
+    assert [event.event for event in events] == [1, 2, 3]
+    assert all(event.mask_error < 1e-5 for event in events)
+    assert all(event.cost <= event.cost_limit for event in events)
+
+
+def test_steps_cost_two_passes_when_sharpness_aware_and_one_when_plain(tiny_recipe: TinyRecipe) -> None:
+    plain = {"sharpness": {"kind": "plain"}}
+    aware = compress(tiny_recipe())
+    assert aware.counters.passes == 2 * aware.counters.step == 2 * 24
+    records: list[Record] = []
+    half = compress(tiny_recipe(fine_tune=plain), records=records)
+    assert half.counters.passes == 2 * 16 + 8
+    gaps = [record.gap for record in records if isinstance(record, StepRecord)]
+    assert all(gap is not None and gap > 0 for gap in gaps[:16])
+    assert gaps[16:] == [None] * 8
+
+
+@pytest.mark.parametrize("criterion", ["l1", "taylor", "taylor_norm", "norm_scale", "random"])
+def test_every_criterion_compresses(tiny_recipe: TinyRecipe, criterion: str) -> None:
+    result = compress(tiny_recipe(pruning={"criterion": criterion}))
+    assert result.plan.widths() != result.plan.num_channels
+
+
+def test_a_run_leaves_everything_in_its_folder(tiny_recipe: TinyRecipe, tmp_path: Path) -> None:
+    finished = run(tiny_recipe(), tmp_path)
+    names = {path.name for path in tmp_path.iterdir()}
+    assert names >= {
+        "recipe.yaml",
+        "environment.json",
+        "records.jsonl",
+        "checkpoint.safetensors",
+        "model.safetensors",
+        "result.json",
+        "summary.md",
+        "tensorboard",
+    }
+    summary = json.loads((tmp_path / "result.json").read_text())
+    assert summary["scores"]["fine-tuned"]["clean"] == finished.result.stages["fine-tuned"]["clean"].mean
+    assert summary["profiles"]["compressed"]["macs"] < summary["profiles"]["dense"]["macs"]
+    lines = [json.loads(line) for line in (tmp_path / "records.jsonl").read_text().splitlines()]
+    assert sum(line["kind"] == "step" for line in lines) == 24
+
+
+def test_the_saved_model_answers_as_the_trained_one(tiny_recipe: TinyRecipe, tmp_path: Path) -> None:
+    finished = run(tiny_recipe(), tmp_path)
+    images = torch.randn(4, 3, 32, 32).contiguous(memory_format=torch.channels_last)
+    loaded = adasap.load(tmp_path / "model.safetensors").to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    with torch.no_grad():
+        assert torch.equal(loaded(images), finished.result.model(images))
+
+
+def test_two_runs_with_one_seed_are_equal_and_with_another_are_not(tiny_recipe: TinyRecipe) -> None:
+    def weights(**sections: Any) -> torch.Tensor:
+        return torch.cat([p.flatten() for p in compress(tiny_recipe(**sections)).model.parameters()])
+
+    first = weights()
+    assert torch.equal(first, weights())
+    other = weights(seed=1)
+    assert first.shape != other.shape or not torch.equal(first, other)
+
+
+def test_moving_average_is_what_leaves(tiny_recipe: TinyRecipe) -> None:
+    plain = compress(tiny_recipe())
+    averaged = compress(tiny_recipe(training={"average_decay": 0.9, "batch_size": 32}))
+    assert averaged.plan.widths().keys() == plain.plan.widths().keys()
+    example = torch.zeros(1, 3, 32, 32)
+    assert widths(trace_groups(averaged.model, example))
+    first, second = next(plain.model.parameters()), next(averaged.model.parameters())
+    assert first.shape != second.shape or not torch.equal(first, second)
+
+
+def test_distillation_changes_the_result(tiny_recipe: TinyRecipe) -> None:
+    recipe = parse_recipe(tiny_recipe(task={"distillation": 0.5}))
+    torch.manual_seed(0)
+    model, teacher = open_model(recipe.model), open_model(recipe.model)
+    records: list[Record] = []
+    adasap.compress(model, open_task(recipe, teacher), open_data(recipe), recipe, observe=records.append)
+    without: list[Record] = []
+    compress(tiny_recipe(), records=without)
+    losses = [[r.loss for r in kept if isinstance(r, StepRecord)] for kept in (records, without)]
+    assert losses[0][0] != losses[1][0]
+
+
+# Bad input
+
+
+def test_impossible_budget_is_refused_before_training(tiny_recipe: TinyRecipe) -> None:
+    records: list[Record] = []
+    with pytest.raises(BudgetError, match=r"raise the budget or lower"):
+        compress(tiny_recipe(pruning={"budget": {"macs": 1e-6}}), records=records)
+    assert not [record for record in records if isinstance(record, StepRecord)]
+
+
+def test_a_gradient_criterion_without_a_step_before_the_first_event_is_refused(tiny_recipe: TinyRecipe) -> None:
+    with pytest.raises(RecipeError, match=r"warm_up.epochs above 0"):
+        compress(tiny_recipe(warm_up={"epochs": 0}, pruning={"criterion": "taylor"}))
+
+
+def test_nan_from_the_first_batch_stops_with_step_and_learning_rate(tiny_recipe: TinyRecipe) -> None:
+    recipe = parse_recipe(tiny_recipe(training={"max_skipped": 3, "batch_size": 32}))
+    model = open_model(recipe.model)
+    with torch.no_grad():
+        list(model.parameters())[-1].fill_(float("nan"))  # the classifier's bias
+    before = [p.clone() for p in model.parameters()]
+    with pytest.raises(TrainingError, match=r"3 steps in a row \(step 3, loss nan, learning rate 0\.02\)"):
+        adasap.compress(model, open_task(recipe), open_data(recipe), recipe)
+    after = list(model.parameters())
+    assert all(torch.equal(a.nan_to_num(), b.nan_to_num()) for a, b in zip(before, after, strict=True))
+
+
+def test_a_folder_of_another_recipe_is_not_overwritten(tiny_recipe: TinyRecipe, tmp_path: Path) -> None:
+    compress(tiny_recipe(), tmp_path)
+    before = (tmp_path / "checkpoint.safetensors").read_bytes()
+    with pytest.raises(CheckpointError, match="another recipe"):
+        compress(tiny_recipe(seed=3), tmp_path)
+    assert (tmp_path / "checkpoint.safetensors").read_bytes() == before
+
+
+def test_a_preview_trains_nothing(tiny_recipe: TinyRecipe, capsys: pytest.CaptureFixture[str]) -> None:
+    from adasap.cli.compress import preview
+
+    preview(parse_recipe(tiny_recipe(pruning={"criterion": "taylor"})), Console(width=140))
+    text = capsys.readouterr().out
+    assert "48 plain steps" in text
+    assert "output of the model" in text
+
+
+def test_plain_steps_of_a_run_are_what_it_then_takes(tiny_recipe: TinyRecipe) -> None:
+    recipe: Recipe = parse_recipe(tiny_recipe())
+    options = {name: getattr(recipe, name) for name in ("seed", "training", "warm_up", "pruning", "fine_tune")}
+    opened = CompressionRun(
+        open_model(recipe.model), open_task(recipe), open_data(recipe), **options, folder=None, observe=lambda r: None
+    )
+    assert opened.plain_steps() == compress(tiny_recipe()).counters.passes

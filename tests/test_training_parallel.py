@@ -1,0 +1,90 @@
+"""Two processes on one machine (gloo): the same weights on both ranks, whatever each perturbed by."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file
+
+Tree = dict[str, Any]
+
+WORKER = """
+import sys
+from pathlib import Path
+import torch
+from safetensors.torch import save_file
+import adasap
+from adasap.cli.runs import open_data, open_task
+from adasap.models import open_model
+recipe = adasap.read_recipe(Path(sys.argv[1]))
+torch.manual_seed(0)
+model = open_model(recipe.model)
+result = adasap.compress(model, open_task(recipe), open_data(recipe), recipe)
+rank = torch.distributed.get_rank() if torch.distributed.is_initialized() else 0
+save_file({k: v.contiguous() for k, v in result.model.state_dict().items()}, f"{sys.argv[2]}/rank{rank}.safetensors")
+if torch.distributed.is_initialized():
+    torch.distributed.destroy_process_group()
+"""
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def launch(tree: Tree, folder: Path, ranks: int) -> list[dict[str, torch.Tensor]]:
+    folder.mkdir()
+    (folder / "recipe.yaml").write_text(yaml.safe_dump(tree))
+    (folder / "worker.py").write_text(WORKER)
+    arguments = [str(folder / "worker.py"), str(folder / "recipe.yaml"), str(folder)]
+    torchrun = ["-m", "torch.distributed.run", f"--nproc-per-node={ranks}", f"--master-port={free_port()}"]
+    launcher = torchrun if ranks > 1 else []
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
+    done = subprocess.run([sys.executable, *launcher, *arguments], env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return [load_file(folder / f"rank{rank}.safetensors") for rank in range(ranks)]
+
+
+def equal(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> bool:
+    return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("sync", [False, True], ids=["m-sharpness", "one ascent point"])
+@pytest.mark.parametrize("criterion", ["l2", "taylor"])
+def test_both_ranks_end_with_the_same_weights(
+    tiny_recipe: Callable[..., Tree], tmp_path: Path, criterion: str, sync: bool
+) -> None:
+    tree = tiny_recipe(
+        pruning={"epochs": 1, "criterion": criterion, "budget": {"macs": 0.5}, "events": 3, "every": 2},
+        training={"batch_size": 32, "sync_perturbation": sync, "runtime": {"device": "cpu"}},
+    )
+    first, second = launch(tree, tmp_path / "two", ranks=2)
+    assert equal(first, second)
+
+
+@pytest.mark.slow
+def test_plain_training_on_two_ranks_follows_one_process(tiny_recipe: Callable[..., Tree], tmp_path: Path) -> None:
+    """Without norm layers in the way of it, the global batch decides: here the first steps, before norms drift."""
+    plain = {"epochs": 0.125, "sharpness": {"kind": "plain"}}
+    tree = tiny_recipe(
+        warm_up=plain,
+        fine_tune={"epochs": 0, "sharpness": {"kind": "plain"}},
+        pruning={"epochs": 0, "budget": {"macs": 0.6}, "schedule": "one_shot", "recalibration_batches": 2},
+        training={"batch_size": 32, "runtime": {"device": "cpu"}},
+    )
+    one = launch(tree, tmp_path / "one", ranks=1)[0]
+    two = launch(tree, tmp_path / "two", ranks=2)[0]
+    assert {name: t.shape for name, t in one.items()} == {name: t.shape for name, t in two.items()}
+    weight = next(name for name, tensor in one.items() if tensor.ndim == 4)
+    assert torch.allclose(one[weight], two[weight], atol=0.05)

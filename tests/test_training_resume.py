@@ -1,0 +1,108 @@
+"""A run that is killed goes on to the same weights, whatever it was doing."""
+
+from __future__ import annotations
+
+import errno
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file
+
+from adasap.errors import CheckpointError
+from adasap.training.checkpoint import read_checkpoint, write_checkpoint
+
+Tree = dict[str, Any]
+
+
+def command(recipe: Path, out: Path) -> list[str]:
+    return [sys.executable, "-m", "adasap", "compress", str(recipe), "--out", str(out)]
+
+
+def environment() -> dict[str, str]:
+    return os.environ | {"OMP_NUM_THREADS": "1"}
+
+
+def kill_after(recipe: Path, out: Path, delay: float) -> bool:
+    """Starts the run, waits until it trains, kills it after the delay; False if it was already through."""
+    records = out / "tiny" / "records.jsonl"
+    before = records.stat().st_size if records.is_file() else 0
+    process = subprocess.Popen(
+        command(recipe, out), env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
+    )
+    try:
+        while process.poll() is None and not (records.is_file() and records.stat().st_size != before):
+            time.sleep(0.002)
+        time.sleep(delay)
+        if process.poll() is not None:
+            return False
+        process.send_signal(signal.SIGKILL)
+        return True
+    finally:
+        process.wait()
+        assert process.stderr is not None
+        process.stderr.close()
+
+
+@pytest.mark.slow
+def test_killed_at_ten_random_moments(tiny_recipe: Callable[..., Tree], tmp_path: Path) -> None:
+    tree = tiny_recipe(
+        training={"batch_size": 32, "checkpoint_every": 2, "average_decay": 0.9},
+        pruning={"epochs": 2, "criterion": "taylor", "budget": {"macs": 0.4}, "events": 8, "every": 2},
+        warm_up={"epochs": 2},
+        fine_tune={"epochs": 3, "sharpness": {"kind": "uniform", "rho": 0.5}},
+    )
+    recipe = tmp_path / "tiny.yaml"
+    recipe.write_text(yaml.safe_dump(tree))
+    subprocess.run(command(recipe, tmp_path / "whole"), check=True, env=environment(), capture_output=True)
+    moments, kills = random.Random(0), 0
+    while kills < 10:
+        if kill_after(recipe, tmp_path / "killed", moments.uniform(0.0, 0.5)):
+            kills += 1
+        else:  # it came through: begin anew for the kills that are left
+            for path in (tmp_path / "killed" / "tiny").glob("*.*"):
+                if path.is_file():
+                    path.unlink()
+    subprocess.run(command(recipe, tmp_path / "killed"), check=True, env=environment(), capture_output=True)
+    whole = load_file(tmp_path / "whole" / "tiny" / "checkpoint.safetensors")
+    killed = load_file(tmp_path / "killed" / "tiny" / "checkpoint.safetensors")
+    assert whole.keys() == killed.keys()
+    assert all(torch.equal(whole[name], killed[name]) for name in whole)
+    losses = [
+        [line for line in (tmp_path / run / "tiny" / "records.jsonl").read_text().splitlines() if '"step"' in line]
+        for run in ("whole", "killed")
+    ]
+    assert len(losses[0]) > 0
+
+
+def test_a_full_disk_leaves_the_old_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "checkpoint.safetensors"
+    write_checkpoint(path, {"w": torch.ones(3)}, {"step": 1})
+
+    def full(descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(CheckpointError, match=r"No space left on device; the last checkpoint is still there"):
+        write_checkpoint(path, {"w": torch.zeros(3)}, {"step": 2})
+    tensors, metadata = read_checkpoint(path)
+    assert torch.equal(tensors["w"], torch.ones(3))
+    assert metadata == {"step": 1}
+    assert [p.name for p in tmp_path.iterdir()] == ["checkpoint.safetensors"]
+
+
+def test_a_truncated_checkpoint_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "checkpoint.safetensors"
+    write_checkpoint(path, {"w": torch.ones(300)}, {"step": 1})
+    path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(CheckpointError, match="remove it to start anew"):
+        read_checkpoint(path)
