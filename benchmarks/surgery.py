@@ -11,6 +11,7 @@ are reported with all values beside them.
 from __future__ import annotations
 
 import argparse
+import importlib.metadata
 import json
 import platform
 import statistics
@@ -77,7 +78,7 @@ def compare(name: str, size: int, ratio: float, repeats: int, device: str) -> di
             "threads": torch.get_num_threads(),
             "python": platform.python_version(),
             "torch": torch.__version__,
-            "torch_pruning": torch_pruning.__version__,
+            "torch_pruning": importlib.metadata.version("torch-pruning"),
         },
     }
 

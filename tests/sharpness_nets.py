@@ -117,9 +117,7 @@ def slow_epsilon(
         for s in group.slots:
             if s.role in ("producer", "scale", "shift"):
                 roles[s.name] = s.role
-                for channel, position in itertools.product(
-                    range(group.num_channels), range(s.positions.shape[1])
-                ):
+                for channel, position in itertools.product(range(group.num_channels), range(s.positions.shape[1])):
                     owner[s.name, s.dim, int(s.positions[channel, position])] = (group, channel)
 
     entries = []  # name, index, ball, radius, T, g
@@ -150,9 +148,7 @@ def slow_epsilon(
     for _, _, ball, radius, stretch, g in entries:
         weight = radius / shrink if options.weighting == "ellipsoid" else 1.0
         squares[ball] += (weight * stretch * g) ** 2
-    result = {
-        name: torch.zeros_like(p) for name, p in model.named_parameters() if name in {e[0] for e in entries}
-    }
+    result = {name: torch.zeros_like(p) for name, p in model.named_parameters() if name in {e[0] for e in entries}}
     for name, index, ball, radius, stretch, g in entries:
         gain = (radius / shrink) ** 2 if options.weighting == "ellipsoid" else radius / shrink
         result[name][index] = gain * stretch**2 * g / math.sqrt(squares[ball]) if squares[ball] else 0.0

@@ -60,7 +60,9 @@ def test_compress_then_evaluate_then_profile(tiny_recipe: TinyRecipe, tmp_path: 
     assert "0 skipped" in text
     model = str(tmp_path / "tiny" / "model.safetensors")
     numbers = tmp_path / "numbers.json"
-    text = call("evaluate", model, "--data", "digits:", "--count", "100", "--corruptions", "contrast", "--out", str(numbers))
+    text = call(
+        "evaluate", model, "--data", "digits:", "--count", "100", "--corruptions", "contrast", "--out", str(numbers)
+    )
     assert "contrast/5" in text
     result = json.loads((tmp_path / "tiny" / "result.json").read_text())
     evaluated = json.loads(numbers.read_text())["suites"]
@@ -77,7 +79,9 @@ def test_dry_run_makes_no_folder(tiny_recipe: TinyRecipe, tmp_path: Path) -> Non
     assert not (tmp_path / "out").exists()
 
 
-def test_errors_are_sentences_with_exit_code_two(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_errors_are_sentences_with_exit_code_two(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.setattr("sys.argv", ["adasap", "groups", "torchvision:resnet19"])
     with pytest.raises(SystemExit) as stop:
         main()

@@ -104,9 +104,7 @@ class TestContract:
 
     def test_scores_carry_no_graph(self, name: str) -> None:
         net, groups = plain_net()
-        assert not any(
-            values.requires_grad for values in scores_of(name, with_gradients(net), groups).values()
-        )
+        assert not any(values.requires_grad for values in scores_of(name, with_gradients(net), groups).values())
 
     def test_half_precision_weights(self, name: str) -> None:
         net, groups = plain_net()

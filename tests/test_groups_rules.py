@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
-from groups_nets import CUTTABLE, IMAGES, Depthwise, Net, by_name, places, random_kept
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from adasap.groups import check_cut, prunable, trace_groups
+from groups_nets import CUTTABLE, IMAGES, Depthwise, Net, by_name, places, random_kept
 
 
 def groups_of(net: nn.Module):
@@ -178,9 +178,7 @@ def pooled_along_channels(x: Tensor) -> Tensor:
 )
 def test_what_cannot_be_followed_freezes_by_name(function, sentence: str) -> None:
     groups = groups_of(With(function))
-    reasons = [
-        reason for name, group in groups.items() if not name.startswith("head") for reason in group.frozen
-    ]
+    reasons = [reason for name, group in groups.items() if not name.startswith("head") for reason in group.frozen]
     assert any(sentence in reason for reason in reasons), reasons
     for group in groups.values():
         assert all(slot.positions.shape[0] == group.num_channels for slot in group.slots)

@@ -18,7 +18,7 @@ from adasap.errors import BudgetError, CheckpointError, RecipeError, TrainingErr
 from adasap.groups import trace_groups, widths
 from adasap.models import open_model
 from adasap.pruning import MACs
-from adasap.training import CompressionRun, PruneRecord, Record, StepRecord
+from adasap.training import CompressionRun, PruneRecord, Record, StepRecord, plain_steps
 
 Tree = dict[str, Any]
 TinyRecipe = Callable[..., Tree]
@@ -155,7 +155,7 @@ def test_nan_from_the_first_batch_stops_with_step_and_learning_rate(tiny_recipe:
     with torch.no_grad():
         list(model.parameters())[-1].fill_(float("nan"))  # the classifier's bias
     before = [p.clone() for p in model.parameters()]
-    with pytest.raises(TrainingError, match=r"3 steps in a row \(step 3, loss nan, learning rate 0\.02\)"):
+    with pytest.raises(TrainingError, match=r"3 steps in a row \(step 3, loss nan, learning rate 0\.0197\)"):
         adasap.compress(model, open_task(recipe), open_data(recipe), recipe)
     after = list(model.parameters())
     assert all(torch.equal(a.nan_to_num(), b.nan_to_num()) for a, b in zip(before, after, strict=True))
@@ -184,4 +184,4 @@ def test_plain_steps_of_a_run_are_what_it_then_takes(tiny_recipe: TinyRecipe) ->
     opened = CompressionRun(
         open_model(recipe.model), open_task(recipe), open_data(recipe), **options, folder=None, observe=lambda r: None
     )
-    assert opened.plain_steps() == compress(tiny_recipe()).counters.passes
+    assert plain_steps(opened) == compress(tiny_recipe()).counters.passes

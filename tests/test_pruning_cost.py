@@ -66,9 +66,7 @@ def test_one_cost_object_serves_all_events() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "name", ["resnet18", "mobilenet_v2", "resnext50_32x4d", "densenet121", "convnext_tiny"]
-)
+@pytest.mark.parametrize("name", ["resnet18", "mobilenet_v2", "resnext50_32x4d", "densenet121", "convnext_tiny"])
 def test_planned_cost_equals_the_cut_models_cost_on_real_nets(name: str) -> None:
     model, images = torchvision.models.get_model(name), torch.zeros(2, 3, 64, 64)
     groups = trace_groups(model, images)
@@ -92,9 +90,7 @@ def test_a_group_that_is_not_named_is_whole_and_an_unknown_one_an_error() -> Non
 def test_channels_that_own_several_indices_on_both_axes_of_one_tensor() -> None:
     net = nn.Linear(5, 7, bias=False)
     places = torch.tensor([[0, 3], [1, 4]])
-    group = ChannelGroup(
-        "g", 2, (Slot("weight", 0, "producer", places), Slot("weight", 1, "consumer", places))
-    )
+    group = ChannelGroup("g", 2, (Slot("weight", 0, "producer", places), Slot("weight", 1, "consumer", places)))
     assert Parameters(net, (group,)).total({"g": 1}) == (3 + 2) * (1 + 2)
 
 
@@ -134,6 +130,16 @@ def test_products_of_activations_are_constants_and_the_rest_is_listed() -> None:
     assert sum(macs.constant_operators.values()) == 6 * product
     assert any("scaled_dot_product_attention" in place for place in macs.constant_operators)
     assert macs.uncounted == {"cdist": 1, "mul": 1, "softmax": 1}
+
+
+def test_an_activation_as_large_as_a_weight_is_none() -> None:
+    class Square(nn.Linear):
+        def forward(self, x: Tensor) -> Tensor:
+            y = super().forward(x)
+            return y @ x.transpose(0, 1)
+
+    macs = MACs(Square(8, 8), (), torch.zeros(8, 8))
+    assert macs.constant_operators == {"model: matmul": 64.0}
 
 
 class Standardised(nn.Module):

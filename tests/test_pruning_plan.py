@@ -92,9 +92,7 @@ def test_two_plans_after_another_are_one() -> None:
     assert composed.kept["conv2"].tolist() == [1]
     at_once, _ = plain_net()
     apply_plan_(at_once, groups, composed)
-    assert all(
-        torch.equal(a, b) for a, b in zip(step_by_step.parameters(), at_once.parameters(), strict=True)
-    )
+    assert all(torch.equal(a, b) for a, b in zip(step_by_step.parameters(), at_once.parameters(), strict=True))
 
 
 def test_composition_is_associative_and_keeps_all_is_neutral() -> None:

@@ -57,9 +57,7 @@ def test_the_forms() -> None:
         (0, 7, 3, 2, [0, 2, 4]),
     ],
 )
-def test_events_are_spread_over_the_window(
-    start: int, stop: int, events: int, every: int, wanted: list[int]
-) -> None:
+def test_events_are_spread_over_the_window(start: int, stop: int, events: int, every: int, wanted: list[int]) -> None:
     assert list(event_steps(start, stop, events, every)) == wanted
 
 

@@ -40,9 +40,7 @@ def test_the_lowest_of_the_whole_model_go_and_no_more() -> None:
 @pytest.mark.parametrize("limit", range(4, 41))
 def test_one_removal_fewer_would_not_be_enough(limit: int) -> None:
     _, groups, cost = rows(20, 15, 5, 1)
-    scores = {
-        g.name: torch.rand(g.num_channels, generator=torch.Generator().manual_seed(limit)) for g in groups
-    }
+    scores = {g.name: torch.rand(g.num_channels, generator=torch.Generator().manual_seed(limit)) for g in groups}
     plan = select_channels(groups, scores, Budget(cost, limit=limit))
     assert cost.total(plan.widths()) == limit
 

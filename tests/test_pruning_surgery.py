@@ -202,6 +202,20 @@ def test_optimizer_state_of_another_shape() -> None:
     refused(r"SGD keeps 'row_var' of conv1.weight as Tensor of shape \(6, 1\)", change=factored)
 
 
+def test_flat_state_over_all_parameters_that_is_kept_with_one_of_them() -> None:
+    def flat(net: Plain, optimizer: Optimizer) -> None:
+        optimizer.state[net.fc.bias]["direction"] = torch.ones(500)
+
+    refused(r"SGD keeps 'direction' of a parameter as Tensor of shape \(500,\)", change=flat)
+
+
+def test_state_of_another_shape_is_left_where_the_parameter_stays_whole() -> None:
+    net, groups, optimizer = trained()
+    optimizer.state[net.fc.bias]["preconditioner"] = torch.eye(3)
+    apply_plan_(net, groups, PruningPlan.of(groups, KEPT), optimizer=optimizer)
+    assert torch.equal(optimizer.state[net.fc.bias]["preconditioner"], torch.eye(3))
+
+
 def test_state_kept_in_lists() -> None:
     def listed(net: Plain, optimizer: Optimizer) -> None:
         optimizer.state[net.conv1.weight]["history"] = [torch.ones(6, 3, 3, 3)]

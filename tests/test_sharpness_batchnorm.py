@@ -50,9 +50,7 @@ def test_later_layers_are_normalised_and_dropout_is_off():
         torch.manual_seed(seed)
         recalibrate_(model, batches())
     assert torch.equal(models[0][4].running_mean, models[1][4].running_mean)
-    hidden = [
-        models[0][3](nn.functional.batch_norm(models[0][0](x), None, None, training=True)) for x in batches()
-    ]
+    hidden = [models[0][3](nn.functional.batch_norm(models[0][0](x), None, None, training=True)) for x in batches()]
     mean = torch.stack([h.mean((0, 2, 3)) for h in hidden]).mean(0)
     torch.testing.assert_close(models[0][4].running_mean, mean.detach(), rtol=1e-4, atol=1e-5)
 

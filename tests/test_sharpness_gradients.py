@@ -272,9 +272,7 @@ def test_random_state_ends_where_one_pass_and_the_hook_leave_it():
     torch.rand(3)
     expected = torch.get_rng_state()
     torch.manual_seed(5)
-    sharpness_aware_gradients(
-        model, adaptive(), pass_over(model, batch), on_clean_gradients=lambda: torch.rand(3)
-    )
+    sharpness_aware_gradients(model, adaptive(), pass_over(model, batch), on_clean_gradients=lambda: torch.rand(3))
     assert torch.equal(torch.get_rng_state(), expected)
 
 

@@ -91,9 +91,7 @@ def check(rank: int, views: bool) -> None:
         torch.testing.assert_close(p.grad, 2 * wanted)
 
     with pytest.raises(ValueError, match="cannot show the hook"):
-        sharpness_aware_gradients(
-            model, None, pass_over(model, rank), accumulate=True, on_clean_gradients=lambda: None
-        )
+        sharpness_aware_gradients(model, None, pass_over(model, rank), accumulate=True, on_clean_gradients=lambda: None)
 
 
 def worker(rank: int, port: int, views: bool) -> None:

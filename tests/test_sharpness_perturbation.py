@@ -77,9 +77,7 @@ def test_uniform_model_elementwise_is_asam(groups):
     stretch = {n: torch.ones_like(p) if "bias" in n else p.abs() + 0.01 for n, p in model.named_parameters()}
     squares = sum((stretch[n] * p.grad).double().square().sum() for n, p in model.named_parameters())
     epsilon = UniformPerturbation(0.5, groups=groups).epsilon(model)
-    expected = {
-        n: 0.5 * stretch[n] ** 2 * p.grad / squares.sqrt().float() for n, p in model.named_parameters()
-    }
+    expected = {n: 0.5 * stretch[n] ** 2 * p.grad / squares.sqrt().float() for n, p in model.named_parameters()}
     assert_same(epsilon, expected)
 
 
@@ -99,9 +97,7 @@ def row_radii(model):
         for s in group.with_role("producer", "scale", "shift"):
             if not group.is_output:
                 for channel, positions in enumerate(s.positions.tolist()):
-                    radii[s.name].index_fill_(
-                        s.dim, torch.tensor(positions), toy_radii()[group.name][channel].item()
-                    )
+                    radii[s.name].index_fill_(s.dim, torch.tensor(positions), toy_radii()[group.name][channel].item())
     return radii
 
 
@@ -110,9 +106,7 @@ def test_no_feasible_point_beats_the_ellipsoid(geometry):
     options = PerturbationOptions(geometry=geometry)
     model = toy_with_gradients()
     gradient = torch.cat([p.grad.flatten() for p in model.parameters()]).double()
-    scale = torch.cat(
-        [(row_radii(model)[n] * t).flatten() for n, t in stretches(model, options).items()]
-    ).double()
+    scale = torch.cat([(row_radii(model)[n] * t).flatten() for n, t in stretches(model, options).items()]).double()
     best = torch.cat([e.flatten() for e in adaptive(options).epsilon(model).values()]).double()
     used = scale > 0
     assert float((best[used] / scale[used]).norm()) == pytest.approx(1.0, rel=1e-5)
@@ -180,7 +174,9 @@ def test_zero_gradient_of_one_channel_leaves_the_others_alone():
 def test_gradient_that_is_not_finite_moves_nothing(scope, bad):
     model = toy_with_gradients()
     model.conv2.weight.grad[0, 0, 0, 0] = bad
-    epsilon = adaptive(PerturbationOptions(scope=scope)).epsilon(model)
+    perturbation = adaptive(PerturbationOptions(scope=scope))
+    epsilon = perturbation.epsilon(model)
+    assert not any(perturbation.shares().values())
     assert len(epsilon) == len(list(model.parameters()))
     assert all(torch.equal(e, torch.zeros_like(e)) for e in epsilon.values())
 
@@ -241,15 +237,11 @@ def test_shares_sum_to_one_and_match_their_definition(scope, weighting):
     epsilon, radii, stretch = perturbation.epsilon(model), row_radii(model), stretches(model, options)
     spent = dict.fromkeys(("filters", "scales", "shifts"), 0.0)
     for name, e in epsilon.items():
-        kind = (
-            "shifts" if "bias" in name else "scales" if name in ("bn1.weight", "temperature") else "filters"
-        )
+        kind = "shifts" if "bias" in name else "scales" if name in ("bn1.weight", "temperature") else "filters"
         spent[kind] += float((e / stretch[name] / radii[name]).square().nan_to_num(0).sum())
     shares = perturbation.shares()
     assert sum(shares.values()) == pytest.approx(1.0)
-    assert shares == pytest.approx(
-        {kind: value / sum(spent.values()) for kind, value in spent.items()}, rel=1e-4
-    )
+    assert shares == pytest.approx({kind: value / sum(spent.values()) for kind, value in spent.items()}, rel=1e-4)
 
 
 def test_updated_radii_are_used_and_equal_a_new_object():
@@ -258,9 +250,7 @@ def test_updated_radii_are_used_and_equal_a_new_object():
     perturbation.epsilon(model)
     other = {name: radius.flip(0) + 0.1 for name, radius in toy_radii().items()}
     perturbation.update(other)
-    expected = AdaptivePerturbation(
-        toy_groups(), other, PerturbationOptions(scope="group"), midpoint=MIDPOINT
-    )
+    expected = AdaptivePerturbation(toy_groups(), other, PerturbationOptions(scope="group"), midpoint=MIDPOINT)
     assert_same(perturbation.epsilon(model), expected.epsilon(model))
 
 
@@ -282,9 +272,7 @@ def test_a_tensor_owned_in_part_takes_the_midpoint_elsewhere():
     layer.weight.grad = torch.ones(3, 2)
     group = ChannelGroup("layer", 1, (slot("weight", 0, "producer", [[1]]),))
     options = PerturbationOptions("euclidean", weighting="linear")
-    epsilon = AdaptivePerturbation((group,), {"layer": torch.tensor([5.0])}, options, midpoint=1.0).epsilon(
-        layer
-    )
+    epsilon = AdaptivePerturbation((group,), {"layer": torch.tensor([5.0])}, options, midpoint=1.0).epsilon(layer)
     assert (epsilon["weight"][:, 0] * math.sqrt(6)).tolist() == pytest.approx([1.0, 5.0, 1.0])
 
 

@@ -12,8 +12,7 @@ from rich.table import Table
 from adasap.cli.runs import check_classes, open_data, open_task, run_recipe
 from adasap.config import Recipe, read_recipe
 from adasap.models import open_model
-from adasap.pruning import PruningPlan
-from adasap.training import CompressionRun, ignore
+from adasap.training import CompressionRun, first_plan, ignore, plain_steps
 
 
 def compress(
@@ -50,7 +49,7 @@ def preview(recipe: Recipe, console: Console) -> None:
         folder=None,
         observe=ignore,
     )
-    plan, seconds = _first_plan(run)
+    plan, seconds = first_plan(run)
     table = Table("group", "channels", "would keep", "frozen because", title=recipe.name)
     kept = plan.widths()
     for group in run.dense_groups:
@@ -63,16 +62,7 @@ def preview(recipe: Recipe, console: Console) -> None:
         f"{cost:,.0f} ({cost / dense:.3f}) by this plan.\n"
         f"{run.num_steps} steps: warm-up to {run.warm_up_end}, {len(run.events)} pruning events to {run.pruning_end}, "
         f"then fine-tuning.\n"
-        f"Cost: {run.plain_steps()} plain steps; one took {seconds:.2f} s here at dense width, "
-        f"so at most about {run.plain_steps() * seconds / 60:.0f} minutes without evaluations.",
+        f"Cost: {plain_steps(run)} plain steps; one took {seconds:.2f} s here at dense width, "
+        f"so at most about {plain_steps(run) * seconds / 60:.0f} minutes without evaluations.",
         highlight=False,
     )
-
-
-def _first_plan(run: CompressionRun) -> tuple[PruningPlan, float]:
-    """A plan from the starting weights (and one batch's gradients, if the criterion needs them); step time."""
-    seconds = run.measure_plain_step()
-    evidence = run.state.evidence.mean() if run.criterion.needs else None
-    scores = run.criterion.score(run.dense_model, run.dense_groups, evidence)
-    return run.select(run.dense_groups, scores, run.events[-1].limit), seconds
-

@@ -22,9 +22,7 @@ ModelArgument = Annotated[
 ]
 SizeOption = Annotated[int, typer.Option(help="Image side in pixels; a model file knows its own.")]
 WeightsOption = Annotated[Path | None, typer.Option(help="safetensors file to fill a named model with.")]
-TrustOption = Annotated[
-    bool, typer.Option("--trust-builder", help="Let a model file import the module that it names.")
-]
+TrustOption = Annotated[bool, typer.Option("--trust-builder", help="Let a model file import the module that it names.")]
 
 
 @dataclass(frozen=True)

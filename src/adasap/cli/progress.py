@@ -55,6 +55,4 @@ class ProgressObserver:
             self._progress.update(self._bar, description=f"{self._title}: {record.phase}")
         elif isinstance(record, StepRecord) and self._bar is not None:
             gap = "" if record.gap is None else f"gap {record.gap:.3f}  "
-            self._progress.update(
-                self._bar, completed=record.step, detail=f"loss {record.loss:.3f}  {gap}{self._kept}"
-            )
+            self._progress.update(self._bar, completed=record.step, detail=f"loss {record.loss:.3f}  {gap}{self._kept}")

@@ -150,9 +150,7 @@ def _layout(
         widths=widths,
         source=(torch.cat(sources) if sources else torch.empty(0, dtype=torch.int64)).to(device),
         offsets=torch.tensor(_running_starts(counts), dtype=torch.int64, device=device),
-        group_of=torch.repeat_interleave(
-            torch.arange(len(widths)), torch.tensor(widths, dtype=torch.int64)
-        ).to(device),
+        group_of=torch.repeat_interleave(torch.arange(len(widths)), torch.tensor(widths, dtype=torch.int64)).to(device),
         width=torch.tensor(widths, dtype=torch.int64).clamp_min(1).to(device),
     )
 

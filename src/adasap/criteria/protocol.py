@@ -26,9 +26,7 @@ class Criterion(Protocol):
         """What has to be collected during training before `score` can be asked; empty for weights alone."""
         ...
 
-    def score(
-        self, model: nn.Module, groups: Sequence[ChannelGroup], evidence: Scores | None
-    ) -> dict[str, Tensor]:
+    def score(self, model: nn.Module, groups: Sequence[ChannelGroup], evidence: Scores | None) -> dict[str, Tensor]:
         """Group name -> importance, float [C], not negative: the lower, the sooner the channel goes.
 
         Every group is scored, frozen ones too, because radii need them. `evidence` is the mean of what

@@ -28,8 +28,6 @@ class Random:
     ) -> dict[str, Tensor]:
         """Group name -> draws, float32 [C], on the model's device."""
         key = repr((self.seed, [(group.name, group.num_channels) for group in groups]))
-        generator = torch.Generator().manual_seed(
-            int.from_bytes(hashlib.sha256(key.encode()).digest()[:8], "big") >> 1
-        )
+        generator = torch.Generator().manual_seed(int.from_bytes(hashlib.sha256(key.encode()).digest()[:8], "big") >> 1)
         first = next(model.parameters(), torch.empty(0))
         return {g.name: torch.rand(g.num_channels, generator=generator).to(first.device) for g in groups}

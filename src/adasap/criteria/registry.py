@@ -111,9 +111,7 @@ class FunctionCriterion:
                     f"gave {found}"
                 )
             if bool((scores[group.name] < 0).any()):
-                raise ValueError(
-                    f"criterion {title} scored group {group.name!r} below zero; give values >= 0"
-                )
+                raise ValueError(f"criterion {title} scored group {group.name!r} below zero; give values >= 0")
         return scores
 
 

@@ -30,9 +30,7 @@ class Taylor:
         """Group name -> |sum of w * g|, float [C], g from `.grad`; parameters without one count 0."""
         return _absolute_products(model, groups, ("producer",))
 
-    def score(
-        self, model: nn.Module, groups: Sequence[ChannelGroup], evidence: Scores | None
-    ) -> dict[str, Tensor]:
+    def score(self, model: nn.Module, groups: Sequence[ChannelGroup], evidence: Scores | None) -> dict[str, Tensor]:
         """The evidence as it is. Raises ValueError when there is none."""
         return collected(evidence, groups, type(self).__name__)
 
@@ -56,9 +54,7 @@ class TaylorNorm:
         self.validate(model, groups)
         return _absolute_products(model, norm_slots(tuple(groups)), ("scale", "shift"))
 
-    def score(
-        self, model: nn.Module, groups: Sequence[ChannelGroup], evidence: Scores | None
-    ) -> dict[str, Tensor]:
+    def score(self, model: nn.Module, groups: Sequence[ChannelGroup], evidence: Scores | None) -> dict[str, Tensor]:
         """The evidence as it is. Raises ValueError when there is none."""
         return collected(evidence, groups, type(self).__name__)
 
@@ -84,9 +80,7 @@ def collected(evidence: Scores | None, groups: Sequence[ChannelGroup], criterion
     return {group.name: evidence[group.name] for group in groups}
 
 
-def _absolute_products(
-    model: nn.Module, groups: Sequence[ChannelGroup], roles: tuple[Role, ...]
-) -> dict[str, Tensor]:
+def _absolute_products(model: nn.Module, groups: Sequence[ChannelGroup], roles: tuple[Role, ...]) -> dict[str, Tensor]:
     tensors, gradients = named_tensors(model), named_gradients(model)
 
     def products(name: str, dim: int) -> Tensor:

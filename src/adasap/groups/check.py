@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -22,12 +23,14 @@ from adasap.groups.cutting import (
     named_tensors,
     removed_channels,
 )
-from adasap.groups.exported import ExampleInputs, as_arguments, evaluating
+from adasap.groups.exported import ExampleInputs, as_arguments, evaluating, in_mode
 from adasap.groups.group import ChannelGroup
 from adasap.groups.redraw import redraw_, scale_statistics_
 
 MAX_RELATIVE_ERROR = 1e-9
 MIN_CONTROL = 1e-4
+
+Mode: TypeAlias = Callable[[nn.Module], AbstractContextManager[None]]
 
 
 @dataclass(frozen=True)
@@ -38,18 +41,18 @@ class CutProof:
         relative_error: max |masked - cut| / max |masked| over all outputs, float64.
         control: Group name -> relative change of the output when that group keeps the wrong channels instead.
         unproven: Groups whose wrong cut went unseen (`control` at most 1e-4): nothing is known about them.
-        trains: Whether a training-mode forward and backward of the cut model gave finite gradients.
+        training_failure: What went wrong in a training-mode forward and backward of the cut model, or None.
     """
 
     relative_error: float
     control: Mapping[str, float]
     unproven: tuple[str, ...]
-    trains: bool
+    training_failure: str | None
 
     @property
     def holds(self) -> bool:
         """Whether the cut equals the mask, every control saw its wrong cut, and the cut model trains."""
-        return self.relative_error <= MAX_RELATIVE_ERROR and not self.unproven and self.trains
+        return self.relative_error <= MAX_RELATIVE_ERROR and not self.unproven and self.training_failure is None
 
     def __str__(self) -> str:
         """One line."""
@@ -61,8 +64,8 @@ class CutProof:
         ]
         if self.unproven:
             parts.append(f"not proven: {', '.join(self.unproven)}")
-        if not self.trains:
-            parts.append("no finite gradients in training mode")
+        if self.training_failure:
+            parts.append(f"training mode: {self.training_failure}")
         return "; ".join(parts)
 
 
@@ -99,19 +102,21 @@ def check_cut(
     redraw_(dense, generator)
     inputs = _drawn_inputs(example_inputs, generator)
     scale_statistics_(dense, inputs)
+    modes = _modes(dense, inputs)
     with masked(dense, groups, kept):
-        expected = _outputs(dense, inputs)
+        expected = [output for mode in modes for output in _outputs(dense, inputs, mode)]
     cut = shared_copy(dense)
     cut_(cut, groups, kept)
-    error = _relative_error(expected, _outputs(cut, inputs))
+
+    def error_of(candidate: nn.Module) -> float:
+        return _relative_error(expected, _outputs_if_it_fits(candidate, inputs, modes))
+
     lossy = removed_channels(groups, kept)
     control = {
-        group.name: _relative_error(expected, _outputs(_wrongly_cut(dense, cut, groups, kept, group), inputs))
-        for group in groups
-        if group.name in lossy
+        group.name: error_of(_wrongly_cut(dense, cut, groups, kept, group)) for group in groups if group.name in lossy
     }
     unproven = tuple(name for name, change in control.items() if not change > MIN_CONTROL)
-    return CutProof(error, control, unproven, _trains(cut, inputs, seed))
+    return CutProof(error_of(cut), control, unproven, _training_failure(cut, inputs, seed))
 
 
 def cut_matches_mask(
@@ -162,10 +167,37 @@ def _wrongly_cut(
     return wrong
 
 
-def _outputs(model: nn.Module, inputs: tuple[Tensor, ...]) -> list[Tensor]:
-    with evaluating(model), torch.no_grad():
+def _modes(model: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Mode, ...]:
+    """Evaluation, and training without chance where that returns more, such as auxiliary heads."""
+    try:
+        more = len(_outputs(model, inputs, _deterministic_training))
+    except (RuntimeError, ValueError):  # a forward may refuse to train on these inputs, as without targets
+        return (evaluating,)
+    return (evaluating, _deterministic_training) if more > len(_outputs(model, inputs)) else (evaluating,)
+
+
+@contextmanager
+def _deterministic_training(model: nn.Module) -> Iterator[None]:
+    """Training mode for modules with submodules, evaluation mode for layers: their dropout and norms hold still."""
+    with in_mode(model, training=True):
+        for module in model.modules():
+            if not any(True for _ in module.children()):
+                module.eval()
+        yield
+
+
+def _outputs(model: nn.Module, inputs: tuple[Tensor, ...], mode: Mode = evaluating) -> list[Tensor]:
+    with mode(model), torch.no_grad():
         outputs = pytree.tree_leaves(model(*inputs))
     return [leaf for leaf in outputs if isinstance(leaf, Tensor) and leaf.is_floating_point()]
+
+
+def _outputs_if_it_fits(model: nn.Module, inputs: tuple[Tensor, ...], modes: Sequence[Mode]) -> list[Tensor]:
+    """The outputs in all modes; none where layers of a cut model do not fit together, which nothing equals."""
+    try:
+        return [output for mode in modes for output in _outputs(model, inputs, mode)]
+    except RuntimeError:
+        return []
 
 
 def _relative_error(expected: Sequence[Tensor], actual: Sequence[Tensor]) -> float:
@@ -189,19 +221,22 @@ def _drawn_inputs(example_inputs: ExampleInputs, generator: torch.Generator) -> 
     )
 
 
-def _trains(model: nn.Module, inputs: tuple[Tensor, ...], seed: int) -> bool:
+def _training_failure(model: nn.Module, inputs: tuple[Tensor, ...], seed: int) -> str | None:
     """One forward and backward in training mode, on at least four examples so that batch statistics exist."""
     inputs = tuple(_at_least_four(tensor) for tensor in inputs)
     with torch.random.fork_rng(devices=[]), torch.enable_grad():
         torch.manual_seed(seed)
         model.train()
-        leaves: list[Any] = pytree.tree_leaves(model(*inputs))
+        try:
+            leaves: list[Any] = pytree.tree_leaves(model(*inputs))
+        except RuntimeError as error:
+            return f"forward fails: {error}"
         loss = sum(leaf.square().mean() for leaf in leaves if isinstance(leaf, Tensor) and leaf.requires_grad)
         if not isinstance(loss, Tensor):
-            return False
+            return "no output depends on a trainable parameter"
         loss.backward()  # type: ignore[no-untyped-call]
-    gradients = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
-    return bool(gradients) and all(bool(gradient.isfinite().all()) for gradient in gradients)
+    bad = [name for name, p in model.named_parameters() if p.grad is not None and not p.grad.isfinite().all()]
+    return f"gradients of {', '.join(bad[:3])} are not finite" if bad else None
 
 
 def _at_least_four(tensor: Tensor) -> Tensor:

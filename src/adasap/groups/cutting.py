@@ -63,9 +63,7 @@ def removed_channels(groups: Sequence[ChannelGroup], kept: Mapping[str, Tensor])
             raise PlanError(f"no channel group is named {name!r}; the nearest are {', '.join(near)}")
         gone = _complement(group, indices.detach().cpu())
         if len(gone) and group.frozen:
-            raise PlanError(
-                f"group {name!r} cannot lose channels: {group.frozen[0]}; leave it out of the plan"
-            )
+            raise PlanError(f"group {name!r} cannot lose channels: {group.frozen[0]}; leave it out of the plan")
         if len(gone):
             removed[name] = gone
     return removed
@@ -81,9 +79,7 @@ def _complement(group: ChannelGroup, indices: Tensor) -> Tensor:
         )
     if len(indices) == 0 or int(unique[0]) < 0 or int(unique[-1]) >= count:
         span = "nothing" if len(indices) == 0 else f"{int(unique[0])} to {int(unique[-1])}"
-        raise PlanError(
-            f"group {group.name!r} has channels 0 to {count - 1} and keeps at least one, got {span}"
-        )
+        raise PlanError(f"group {group.name!r} has channels 0 to {count - 1} and keeps at least one, got {span}")
     stays = torch.zeros(count, dtype=torch.bool)
     stays[unique.long()] = True
     return (~stays).nonzero().flatten()
@@ -110,15 +106,11 @@ def cut_tensor(tensor: Tensor, masks: Mapping[int, Tensor]) -> Tensor:
         result = result.index_select(dim, index)
     channels_last = tensor.dim() == 4 and not tensor.is_contiguous()
     channels_last = channels_last and tensor.is_contiguous(memory_format=torch.channels_last)
-    result = result.contiguous(
-        memory_format=torch.channels_last if channels_last else torch.contiguous_format
-    )
+    result = result.contiguous(memory_format=torch.channels_last if channels_last else torch.contiguous_format)
     return result if masks else result.clone()
 
 
-def cut_(
-    model: nn.Module, groups: Sequence[ChannelGroup], kept: Mapping[str, Tensor]
-) -> tuple[ChannelGroup, ...]:
+def cut_(model: nn.Module, groups: Sequence[ChannelGroup], kept: Mapping[str, Tensor]) -> tuple[ChannelGroup, ...]:
     """Remove channels from a model in place: parameters, their gradients, buffers, module attributes.
 
     `Parameter` and buffer objects stay the same and get new data, so optimizers and user references stay
@@ -160,9 +152,7 @@ def replace_data_(tensor: Tensor, masks: Mapping[int, Tensor]) -> None:
         tensor.grad = cut_tensor(gradient, masks)
 
 
-def renumbered(
-    groups: Sequence[ChannelGroup], removed: Mapping[str, Tensor], masks: Masks
-) -> tuple[ChannelGroup, ...]:
+def renumbered(groups: Sequence[ChannelGroup], removed: Mapping[str, Tensor], masks: Masks) -> tuple[ChannelGroup, ...]:
     """The groups after a cut: channels that went are gone, positions count within what is left."""
     index = {key: mask.cumsum(0) - 1 for key, mask in masks.items()}
 

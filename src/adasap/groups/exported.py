@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -27,6 +27,7 @@ class ExportedGraph:
         buffers: Placeholder name -> first qualified name of the buffer.
         inputs: Placeholder names of the model's inputs.
         outputs: Names of the nodes the model returns.
+        unreached: First names of parameters that no operator reads.
     """
 
     graph: fx.Graph
@@ -34,9 +35,10 @@ class ExportedGraph:
     buffers: dict[str, str]
     inputs: frozenset[str]
     outputs: tuple[fx.Node, ...]
+    unreached: tuple[str, ...]
 
 
-def export_graph(model: nn.Module, example_inputs: ExampleInputs) -> ExportedGraph:
+def export_graph(model: nn.Module, example_inputs: ExampleInputs, *, training: bool = False) -> ExportedGraph:
     """Export with `torch.export`; train/eval flags come back as they were.
 
     Raises:
@@ -44,7 +46,7 @@ def export_graph(model: nn.Module, example_inputs: ExampleInputs) -> ExportedGra
     """
     arguments = as_arguments(example_inputs)
     try:
-        with evaluating(model), torch.no_grad(), warnings.catch_warnings():
+        with in_mode(model, training), torch.no_grad(), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             program = torch.export.export(model, arguments, strict=False)
     except Exception as error:  # torch.export raises errors of many kinds
@@ -70,7 +72,9 @@ def _described(model: nn.Module, program: torch.export.ExportedProgram) -> Expor
     graph = program.graph_module.graph
     returned = {spec.arg.name for spec in program.graph_signature.output_specs}
     outputs = tuple(node for node in graph.nodes if node.op != "output" and node.name in returned)
-    return ExportedGraph(graph, parameters, buffers, frozenset(inputs), outputs)
+    reached = {parameters[node.name] for node in graph.nodes if node.name in parameters and node.users}
+    unreached = tuple(name for name, _ in model.named_parameters() if name not in reached)
+    return ExportedGraph(graph, parameters, buffers, frozenset(inputs), outputs, unreached)
 
 
 def canonical_names(model: nn.Module) -> dict[str, str]:
@@ -91,12 +95,17 @@ def as_arguments(example_inputs: ExampleInputs) -> tuple[Tensor, ...]:
     return (example_inputs,) if isinstance(example_inputs, Tensor) else tuple(example_inputs)
 
 
-@contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
+def evaluating(model: nn.Module) -> AbstractContextManager[None]:
     """Evaluation mode for a while; the flag of every submodule comes back as it was."""
+    return in_mode(model, training=False)
+
+
+@contextmanager
+def in_mode(model: nn.Module, training: bool) -> Iterator[None]:
+    """Training or evaluation mode for a while; the flag of every submodule comes back as it was."""
     flags = [(module, module.training) for module in model.modules()]
     try:
-        model.eval()
+        model.train(training)
         yield
     finally:
         for module, training in flags:

@@ -72,9 +72,7 @@ def drive_pads(walked: Walked, model: nn.Module, example_inputs: ExampleInputs) 
 
 
 def _settle(book: LabelBook, pad: Pad, drivers: Sequence[Driver]) -> None:
-    driven = (
-        torch.cat([driver.labels for driver in drivers]) if drivers else torch.empty(0, dtype=torch.int64)
-    )
+    driven = torch.cat([driver.labels for driver in drivers]) if drivers else torch.empty(0, dtype=torch.int64)
     created = torch.cat([pad.before, pad.after])
     book.freeze(created[~torch.isin(created, driven)], f"{pad.where} creates a fixed number of channels")
     for driver in drivers:
@@ -103,9 +101,7 @@ def _driver(attribute: _Attribute, *labels: Tensor) -> Driver:
     return Driver(attribute.module, attribute.name, attribute.index, torch.cat(labels))
 
 
-def _change(
-    skeleton: Skeleton, attribute: _Attribute, pad: Pad, plain: Sequence[list[int]]
-) -> tuple[int, int] | None:
+def _change(skeleton: Skeleton, attribute: _Attribute, pad: Pad, plain: Sequence[list[int]]) -> tuple[int, int] | None:
     """How far (before, after) move when the attribute is lowered; None if anything else moves."""
     module = skeleton.model.get_submodule(attribute.module)
     value = getattr(module, attribute.name)

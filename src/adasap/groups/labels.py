@@ -139,9 +139,7 @@ class LabelBook:
 def varying(labels: Tensor) -> set[int]:
     """The axes along which a label tensor is not stored as constant."""
     return {
-        d
-        for d, (size, stride) in enumerate(zip(labels.shape, labels.stride(), strict=True))
-        if size > 1 and stride
+        d for d, (size, stride) in enumerate(zip(labels.shape, labels.stride(), strict=True)) if size > 1 and stride
     }
 
 

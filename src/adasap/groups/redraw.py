@@ -11,6 +11,8 @@ from adasap.groups.exported import evaluating
 
 _NORMS = (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm, nn.PReLU)
 
+MIN_POSITIONS = 8
+
 
 def redraw_(model: nn.Module, generator: torch.Generator) -> None:
     """Draw every floating parameter and buffer anew, in place, such that signals stay alive.
@@ -33,9 +35,10 @@ def redraw_(model: nn.Module, generator: torch.Generator) -> None:
 
 
 def scale_statistics_(model: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-    """Multiply each norm's running mean and variance by the scale of what reaches it, in one evaluation forward.
+    """Let each norm's running mean and variance stray around those of what reaches it, in one forward.
 
-    Without it activations grow from block to block until gates saturate, and hidden channels stop to matter.
+    With numbers drawn blindly, activations grow from block to block until gates saturate, or constants outgrow
+    the signal: early and hidden channels stop to matter, and their control could not see a wrong cut.
     """
     handles = [
         module.register_forward_pre_hook(_scale_to_input_)
@@ -51,10 +54,13 @@ def scale_statistics_(model: nn.Module, inputs: tuple[Tensor, ...]) -> None:
 
 
 def _scale_to_input_(module: nn.Module, arguments: tuple[Tensor, ...]) -> None:
-    square = arguments[0].square().mean()
-    if bool(square > 0) and bool(square.isfinite()):
-        module.get_buffer("running_var").mul_(square)
-        module.get_buffer("running_mean").mul_(square.sqrt())
+    channels = arguments[0].transpose(0, 1).flatten(1)
+    center, spread = torch.zeros(()), channels.square().mean()
+    if channels.shape[1] >= MIN_POSITIONS:
+        center, spread = channels.mean(1), channels.var(1).clamp(min=0.1 * channels.var(1).mean())
+    if bool((spread > 0).all()) and bool(spread.isfinite().all()):
+        module.get_buffer("running_mean").mul_(spread.sqrt()).add_(center)
+        module.get_buffer("running_var").mul_(spread)
 
 
 def _drawn(module: nn.Module, name: str, tensor: Tensor, generator: torch.Generator) -> Tensor:

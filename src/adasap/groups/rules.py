@@ -93,9 +93,7 @@ class Call:
     @property
     def shape(self) -> tuple[int, ...]:
         """Shape of the (first) result."""
-        first = next(
-            value for value in pytree.tree_leaves(self.node.meta["val"]) if isinstance(value, Tensor)
-        )
+        first = next(value for value in pytree.tree_leaves(self.node.meta["val"]) if isinstance(value, Tensor))
         return tuple(first.shape)
 
     def labels(self, value: Any) -> Tensor:

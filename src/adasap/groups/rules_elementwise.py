@@ -126,11 +126,7 @@ def mixing(call: Call) -> Result:
     labels = call.labels(next(call.tensors()))
     if call.book.collapse(labels, [call["dim"]]) is None:
         return call.freeze_all(f"{call.where} mixes the channels")
-    return (
-        labels.expand(call.shape)
-        if labels.shape == call.shape
-        else call.freeze_all(f"{call.where} has no rule")
-    )
+    return labels.expand(call.shape) if labels.shape == call.shape else call.freeze_all(f"{call.where} has no rule")
 
 
 def _num_results(call: Call) -> int:

@@ -125,9 +125,7 @@ def _with_created(call: Call, labels: Tensor, dim: int, order: int, counts: tupl
     shape = [-1 if other == dim else size for other, size in enumerate(small.shape)]
     sides = [created.view(view).expand(shape) for created in (before, after) if len(created)]
     joined = torch.cat([sides[0], small, *sides[1:]] if counts[0] else [small, *sides], dim)
-    return joined.expand(
-        [size if other != dim else joined.shape[dim] for other, size in enumerate(labels.shape)]
-    )
+    return joined.expand([size if other != dim else joined.shape[dim] for other, size in enumerate(labels.shape)])
 
 
 @rule(

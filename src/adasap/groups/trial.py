@@ -44,9 +44,7 @@ def freeze_what_fails(
 class Trial:
     """Cuts groups of a model on skeletons and says what goes wrong."""
 
-    def __init__(
-        self, model: nn.Module, groups: Sequence[ChannelGroup], example_inputs: ExampleInputs
-    ) -> None:
+    def __init__(self, model: nn.Module, groups: Sequence[ChannelGroup], example_inputs: ExampleInputs) -> None:
         self.model, self.groups, self.example_inputs = model, groups, example_inputs
         self.kept = _different_cuts(prunable(groups))
         self.expected = Skeleton(model, example_inputs).output_shapes()
@@ -106,9 +104,7 @@ def same_channels(left: Sequence[ChannelGroup], right: Sequence[ChannelGroup]) -
         return False
     if not units_left:
         return True
-    pairs = torch.stack(
-        [torch.cat([units[key] for key in units_left]) for units in (units_left, units_right)]
-    )
+    pairs = torch.stack([torch.cat([units[key] for key in units_left]) for units in (units_left, units_right)])
     pairs = distinct_columns(pairs)
     if not pairs.shape[1] == len(distinct(pairs[0])) == len(distinct(pairs[1])):
         return False

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import operator
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor, fx, nn
 from torch.utils import _pytree as pytree
 
+from adasap.errors import TraceError
 from adasap.groups import rules_elementwise, rules_layers, rules_movement
 from adasap.groups.cutting import named_tensors
-from adasap.groups.exported import ExampleInputs, ExportedGraph, export_graph
+from adasap.groups.exported import ExampleInputs, ExportedGraph, as_arguments, export_graph
 from adasap.groups.labels import LabelBook, constant
 from adasap.groups.rules import Call, Notes, TensorRef, no_rule, rule_for
 
@@ -32,15 +35,42 @@ class Walked:
 def walk_model(model: nn.Module, example_inputs: ExampleInputs) -> Walked:
     """Export the model and follow its channels.
 
+    Where trainable parameters are not reached in evaluation mode (auxiliary heads), the graph of training mode is
+    followed too, into the same book.
+
     Raises:
         TraceError: If the model cannot be exported.
     """
-    return walk_graph(export_graph(model, example_inputs), model)
+    exported = export_graph(model, example_inputs)
+    walked = Walked(LabelBook(), Notes())
+    walk_graph(exported, model, walked)
+    trainable = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+    hidden = [name for name in exported.unreached if name in trainable]
+    if hidden:
+        _walk_training(model, example_inputs, walked, hidden)
+    return walked
 
 
-def walk_graph(exported: ExportedGraph, model: nn.Module) -> Walked:
+def _walk_training(model: nn.Module, example_inputs: ExampleInputs, walked: Walked, hidden: Sequence[str]) -> None:
+    book, notes = walked.book, Notes()
+    # batch statistics need two examples
+    inputs = tuple(torch.cat([t, t]) if t.dim() and len(t) == 1 else t for t in as_arguments(example_inputs))
+    try:
+        exported = export_graph(model, inputs, training=True)
+    except TraceError as error:
+        reason = f"{hidden[0]} is not reached in evaluation mode, and in training mode: {error}"
+        for axis in tuple(book.axes.values()):
+            book.freeze(book.axis(axis.name, axis.dim, axis.size, axis.role), reason)
+        return
+    walk_graph(exported, model, Walked(book, notes))
+    for pad in notes.pads:
+        reason = f"{pad.where} creates a fixed number of channels in training mode"
+        book.freeze(torch.cat([pad.before, pad.after]), reason)
+
+
+def walk_graph(exported: ExportedGraph, model: nn.Module, walked: Walked) -> None:
     """Apply the rule of every operator in order; freeze what reaches an operator without one."""
-    book, notes = LabelBook(), Notes()
+    book, notes = walked.book, walked.notes
     values = _placeholders(exported, model, book)
     for node in exported.graph.nodes:
         if node.op == "call_function":
@@ -49,7 +79,6 @@ def walk_graph(exported: ExportedGraph, model: nn.Module) -> Walked:
         for labels in pytree.tree_leaves(values.get(node)):
             if isinstance(labels, Tensor):
                 book.freeze(labels, OUTPUT)
-    return Walked(book, notes)
 
 
 def _placeholders(exported: ExportedGraph, model: nn.Module, book: LabelBook) -> dict[fx.Node, Any]:
@@ -113,9 +142,7 @@ def _update_mutated(call: Call, result: Any, values: dict[fx.Node, Any]) -> None
     if not isinstance(target, fx.Node):
         return
     before = values.get(target)
-    seen_through_views = len([user for user in target.users if user.op == "call_function"]) > 1 or _is_view(
-        target
-    )
+    seen_through_views = len([user for user in target.users if user.op == "call_function"]) > 1 or _is_view(target)
     if isinstance(before, Tensor) and seen_through_views and bool(((before == 0) & (result != 0)).any()):
         call.book.freeze(result, f"{call.where} writes into a view")
     if not isinstance(before, TensorRef):

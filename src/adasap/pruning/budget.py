@@ -37,9 +37,7 @@ class Budget:
             )
         if self.kept is not None:
             if not 0 < self.kept <= 1:
-                raise BudgetError(
-                    f"kept is the fraction of the dense cost that stays, in (0, 1], got {self.kept}"
-                )
+                raise BudgetError(f"kept is the fraction of the dense cost that stays, in (0, 1], got {self.kept}")
             object.__setattr__(self, "limit", self.kept * self.cost.dense)
         elif not self.limit > 0:
             raise BudgetError(f"limit must be above 0 {self.cost.unit}, got {self.limit}")

@@ -109,9 +109,7 @@ class WidthPolynomial:
             ValueError: For a name that is no group.
         """
         if unknown := widths.keys() - self._whole.keys():
-            raise ValueError(
-                f"no channel group is called {min(unknown)!r}: the cost was built on other groups"
-            )
+            raise ValueError(f"no channel group is called {min(unknown)!r}: the cost was built on other groups")
         vector = torch.tensor([widths.get(n, whole) for n, whole in self._whole.items()], dtype=torch.float64)
         sizes = self._matrix @ vector + self._fixed
         return float((self._coefficients * sizes[self._factors].prod(1)).sum()) + self._constant

@@ -134,11 +134,7 @@ def _einsum_product(equation: str, arguments: Any) -> tuple[int, list[Node]] | N
     letters = equation.replace(" ", "").partition("->")[0].split(",")
     if len(operands) != 2 or "." in equation:
         return None
-    sizes = {
-        x: n
-        for names, o in zip(letters, operands, strict=True)
-        for x, n in zip(names, _shape(o), strict=True)
-    }
+    sizes = {x: n for names, o in zip(letters, operands, strict=True) for x, n in zip(names, _shape(o), strict=True)}
     return prod(sizes.values()), operands[::-1]
 
 
@@ -152,9 +148,7 @@ def _weight_sources(
     entries.
     """
     first_name = {id(p): name for name, p in model.named_parameters()}
-    named = {
-        n: (first_name[id(p)], tuple(p.shape)) for n, p in model.named_parameters(remove_duplicate=False)
-    }
+    named = {n: (first_name[id(p)], tuple(p.shape)) for n, p in model.named_parameters(remove_duplicate=False)}
     parameters = exported.graph_signature.inputs_to_parameters
     inputs = set(exported.graph_signature.user_inputs)
     varying: set[Node] = set()

@@ -40,9 +40,7 @@ class PruningPlan:
             _check_indices(name, indices, self.num_channels[name])
 
     @classmethod
-    def of(
-        cls, groups: Sequence[ChannelGroup], kept: Mapping[str, Sequence[int] | Tensor] | None = None
-    ) -> Self:
+    def of(cls, groups: Sequence[ChannelGroup], kept: Mapping[str, Sequence[int] | Tensor] | None = None) -> Self:
         """A plan for these groups; prunable groups that `kept` does not name stay whole.
 
         Raises:
@@ -52,13 +50,9 @@ class PruningPlan:
         whole = {g.name: torch.arange(g.num_channels) for g in prunable(groups)}
         for name in chosen.keys() - whole.keys():
             frozen = next((g.frozen for g in groups if g.name == name), None)
-            reason = (
-                f"it is frozen: {frozen[0]}" if frozen else f"known: {', '.join(sorted(whole)) or 'none'}"
-            )
+            reason = f"it is frozen: {frozen[0]}" if frozen else f"known: {', '.join(sorted(whole)) or 'none'}"
             raise PlanError(f"group {name!r} cannot be cut; {reason}")
-        indices = {
-            name: torch.as_tensor(x, dtype=torch.int64).cpu().sort().values for name, x in chosen.items()
-        }
+        indices = {name: torch.as_tensor(x, dtype=torch.int64).cpu().sort().values for name, x in chosen.items()}
         return cls(
             kept={name: indices.get(name, all_of_it) for name, all_of_it in whole.items()},
             num_channels={name: len(all_of_it) for name, all_of_it in whole.items()},
@@ -120,14 +114,8 @@ class PruningPlan:
         for name, entry in groups.items():
             whole = entry.get("num_channels") if isinstance(entry, Mapping) else None
             indices = entry.get("kept") if isinstance(entry, Mapping) else None
-            if (
-                type(whole) is not int
-                or not isinstance(indices, list)
-                or any(type(i) is not int for i in indices)
-            ):
-                raise PlanError(
-                    f"group {name!r} of the plan needs an integer num_channels and a list of integers kept"
-                )
+            if type(whole) is not int or not isinstance(indices, list) or any(type(i) is not int for i in indices):
+                raise PlanError(f"group {name!r} of the plan needs an integer num_channels and a list of integers kept")
             kept[str(name)], num_channels[str(name)] = torch.tensor(indices, dtype=torch.int64), whole
         return cls(kept, num_channels, mark)
 
@@ -139,9 +127,7 @@ class PruningPlan:
             conv1: 2 of 4 channels
             all groups: 2 of 4 channels (50.0 %)
         """
-        cut = [
-            (n, len(x), self.num_channels[n]) for n, x in self.kept.items() if len(x) < self.num_channels[n]
-        ]
+        cut = [(n, len(x), self.num_channels[n]) for n, x in self.kept.items() if len(x) < self.num_channels[n]]
         left, before = sum(self.widths().values()), sum(self.num_channels.values())
         total = f"all groups: {left} of {before} channels ({left / max(before, 1):.1%})".replace("%)", " %)")
         return "\n".join([*(f"{name}: {k} of {c} channels" for name, k, c in cut), total])

@@ -116,9 +116,7 @@ class OneShotSchedule(EventWindow):
 
     def __post_init__(self) -> None:
         if self.events != 1:
-            raise RecipeError(
-                f"one_shot has one event, got events={self.events}; choose another schedule for more"
-            )
+            raise RecipeError(f"one_shot has one event, got events={self.events}; choose another schedule for more")
         super().__post_init__()
 
     def kept_after(self, event: int, events: int, kept: float) -> float:

@@ -52,9 +52,7 @@ def select_channels(
         gone = ranking.channels_gone(removals)
         return {**present, **{g.name: g.num_channels - n for g, n in zip(candidates, gone, strict=True)}}
 
-    removals = _fewest_removals(
-        lambda n: budget.cost.total(widths_after(n)), len(ranking.group), budget.limit
-    )
+    removals = _fewest_removals(lambda n: budget.cost.total(widths_after(n)), len(ranking.group), budget.limit)
     if removals is None:
         smallest = widths_after(len(ranking.group))
         raise _impossible(
@@ -68,8 +66,7 @@ def select_channels(
     gone = ranking.channels_gone(removals)
     return PruningPlan(
         kept={
-            group.name: rank.order[n:].sort().values
-            for group, rank, n in zip(candidates, ranked, gone, strict=True)
+            group.name: rank.order[n:].sort().values for group, rank, n in zip(candidates, ranked, gone, strict=True)
         },
         num_channels={group.name: group.num_channels for group in candidates},
         fingerprint=fingerprint(groups),
@@ -113,9 +110,7 @@ def _least_widths(
 
 def _checked(scores: Scores, group: ChannelGroup) -> Tensor:
     if group.name not in scores:
-        raise ValueError(
-            f"no scores for group {group.name!r}, which can be pruned: score all groups of the model"
-        )
+        raise ValueError(f"no scores for group {group.name!r}, which can be pruned: score all groups of the model")
     values = scores[group.name].detach().to("cpu", torch.float64)
     if values.shape != (group.num_channels,):
         raise ValueError(
@@ -133,8 +128,7 @@ def _checked(scores: Scores, group: ChannelGroup) -> Tensor:
 def _rank(group: ChannelGroup, scores: Tensor, least: int, multiple_of: int) -> _Rank:
     order = scores.argsort(stable=True)
     first = group.num_channels % multiple_of or multiple_of
-    smallest = -(-least // multiple_of) * multiple_of  # least, rounded up
-    bundles = max(0, (group.num_channels - first - smallest) // multiple_of + 1)
+    bundles = max(0, (group.num_channels - first - least) // multiple_of + 1)
     sizes = torch.full((bundles,), multiple_of)
     sizes[:1] = first
     rising = scores[order]

@@ -100,9 +100,7 @@ def _require_fit(model: nn.Module, groups: Sequence[ChannelGroup], title: str) -
         for slot in group.slots:
             tensor = tensors.get(slot.name)
             if tensor is None:
-                raise PlanError(
-                    f"{title} has no {slot.name!r}, which group {group.name!r} names: trace it again"
-                )
+                raise PlanError(f"{title} has no {slot.name!r}, which group {group.name!r} names: trace it again")
             needed = int(slot.positions.max()) + 1 if slot.positions.numel() else 0
             if slot.dim >= tensor.ndim or tensor.shape[slot.dim] < needed:
                 raise PlanError(
@@ -130,9 +128,7 @@ def _plan_state_cuts(
     names = {id(parameter): name for name, parameter in named_tensors(model).items() if name in masks}
     held = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     if names and not any(id(parameter) in names for parameter in held):
-        raise PlanError(
-            f"{kind} holds none of the parameters to be cut: pass the optimizer that trains this model"
-        )
+        raise PlanError(f"{kind} holds none of the parameters to be cut: pass the optimizer that trains this model")
     cuts = []
     for parameter in held if names else ():
         name = names.get(id(parameter))

@@ -30,7 +30,7 @@ class RunningStatistics:
 
     def copy(self) -> list[Tensor]:
         """A copy of all of them."""
-        return [buffer.clone() for buffer in self._buffers]
+        return list(torch._foreach_clone(self._buffers)) if self._buffers else []
 
     @torch.no_grad()
     def write_(self, saved: list[Tensor]) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
@@ -13,9 +13,10 @@ from torch import Tensor, nn
 from adasap.sharpness.batchnorm import RunningStatistics
 from adasap.sharpness.perturbation import Perturbation
 from adasap.sharpness.randomness import RandomState
-from adasap.sharpness.swap import perturbed
+from adasap.sharpness.swap import swapped
 from adasap.sharpness.wrappers import unwrap
 
+Parameters = Sequence[nn.Parameter]
 Gradients = dict[nn.Parameter, Tensor]
 LossAndBackward = Callable[[], "Tensor | float"]
 
@@ -109,74 +110,95 @@ def sharpness_aware_gradients(
             "a plain step that accumulates under data parallelism cannot show the hook one micro-batch's "
             "gradient; let loss_and_backward loop over the micro-batches instead of accumulate=True"
         )
-    inner = unwrap(model)
-    statistics = RunningStatistics(inner)
-    before = statistics.copy()
+    step = _Step(unwrap(model), loss_and_backward, on_clean_gradients, accumulate)
+    before = step.statistics.copy()
     try:
         if perturbation is None or plain:
-            loss = perturbed_loss = _plain(inner, loss_and_backward, on_clean_gradients, accumulate)
+            loss = perturbed_loss = step.plain()
         else:
             local = nullcontext() if sync_perturbation else _without_sync(model)
-            loss, perturbed_loss = _two_passes(
-                inner, perturbation, loss_and_backward, on_clean_gradients, accumulate, local, statistics
-            )
+            loss, perturbed_loss = step.two_passes(perturbation, local)
     except BaseException:
-        statistics.write_(before)
+        step.statistics.write_(before)
         raise
-    step = _read(inner, loss, perturbed_loss, num_passes=1 if plain else 2)
-    if not step.finite or not math.isfinite(step.loss):
-        statistics.write_(before)
-    return step
+    result = _read(step.parameters, loss, perturbed_loss, num_passes=1 if plain else 2)
+    if not result.finite or not math.isfinite(result.loss):
+        step.statistics.write_(before)
+    return result
 
 
-def _plain(
-    model: nn.Module, loss_and_backward: LossAndBackward, hook: Callable[[], None] | None, accumulate: bool
-) -> Tensor | float:
-    """One pass. Earlier gradients are set aside only where the hook must not see them."""
-    if accumulate and not hook:
-        return _detached(loss_and_backward())
-    earlier = _take(model) if accumulate else _clear(model)
-    try:
-        loss = _detached(loss_and_backward())
-        if hook:
-            hook()
-    finally:
-        _add(earlier)
-    return loss
+class _Step:
+    """The passes of one step, over parameters that are looked up once."""
 
+    def __init__(
+        self,
+        model: nn.Module,
+        loss_and_backward: LossAndBackward,
+        hook: Callable[[], None] | None,
+        accumulate: bool,
+    ) -> None:
+        self.model = model
+        self.named = dict(model.named_parameters())
+        self.parameters = list(self.named.values())
+        self.statistics = RunningStatistics(model)
+        self.random = RandomState(self.parameters)
+        self.hook = hook
+        self.accumulate = accumulate
+        self._loss_and_backward = loss_and_backward
 
-def _two_passes(
-    model: nn.Module,
-    perturbation: Perturbation,
-    loss_and_backward: LossAndBackward,
-    hook: Callable[[], None] | None,
-    accumulate: bool,
-    local: AbstractContextManager[object],
-    statistics: RunningStatistics,
-) -> tuple[Tensor | float, Tensor | float]:
-    """The loss at w and at w + eps; the latter's gradient stays in `.grad`, added to the earlier ones."""
-    random = RandomState(model)
-    state_before = random.get()
-    earlier = _take(model) if accumulate else _clear(model)
-    try:
-        with local:
-            loss = _detached(loss_and_backward())
-        if hook:
-            hook()
-        epsilon = perturbation.epsilon(model)
-    finally:
-        _clear(model)
-        _add(earlier)
-    del earlier
-    state_after, statistics_after = random.get(), statistics.copy()
-    random.set(state_before)
-    try:
-        with perturbed(model, epsilon):
-            perturbed_loss = _detached(loss_and_backward())
-    finally:
-        random.set(state_after)
-        statistics.write_(statistics_after)
-    return loss, perturbed_loss
+    def plain(self) -> Tensor | float:
+        """One pass. Earlier gradients are set aside only where the hook must not see them."""
+        if self.accumulate and not self.hook:
+            return self._pass()
+        earlier = self._take_gradients()
+        try:
+            loss = self._pass()
+            if self.hook:
+                self.hook()
+        finally:
+            _add(earlier)
+        return loss
+
+    def two_passes(
+        self, perturbation: Perturbation, local: AbstractContextManager[object]
+    ) -> tuple[Tensor | float, Tensor | float]:
+        """The loss at w and at w + eps; the latter's gradient stays in `.grad`, added to the earlier ones."""
+        random_before = self.random.get()
+        loss, epsilon = self._clean_pass(perturbation, local)
+        random_after, statistics = self.random.get(), self.statistics.copy()
+        self.random.set(random_before)
+        try:
+            with swapped([self.named[name] for name in epsilon], list(epsilon.values())):
+                return loss, self._pass()
+        finally:
+            self.random.set(random_after)
+            self.statistics.write_(statistics)
+
+    def _clean_pass(
+        self, perturbation: Perturbation, local: AbstractContextManager[object]
+    ) -> tuple[Tensor | float, dict[str, Tensor]]:
+        """The loss at w and the offsets; `.grad` is as before the pass, or empty."""
+        earlier = self._take_gradients()
+        try:
+            with local:
+                loss = self._pass()
+            if self.hook:
+                self.hook()
+            return loss, perturbation.epsilon(self.model)
+        finally:
+            _clear(self.parameters)
+            _add(earlier)
+
+    def _pass(self) -> Tensor | float:
+        """The loss without its graph, whose activations would live on through the next pass."""
+        loss = self._loss_and_backward()
+        return loss.detach() if isinstance(loss, Tensor) else float(loss)
+
+    def _take_gradients(self) -> Gradients:
+        """Empties `.grad`; what must come back is returned."""
+        earlier = {p: p.grad for p in self.parameters if p.grad is not None} if self.accumulate else {}
+        _clear(self.parameters)
+        return earlier
 
 
 def _without_sync(model: nn.Module) -> AbstractContextManager[object]:
@@ -186,19 +208,9 @@ def _without_sync(model: nn.Module) -> AbstractContextManager[object]:
     return context
 
 
-def _take(model: nn.Module) -> Gradients:
-    """Takes the gradients off the parameters."""
-    taken = {p: p.grad for p in model.parameters() if p.grad is not None}
-    for parameter in taken:
+def _clear(parameters: Parameters) -> None:
+    for parameter in parameters:
         parameter.grad = None
-    return taken
-
-
-def _clear(model: nn.Module) -> Gradients:
-    """Drops the gradients; nothing is left to put back."""
-    for parameter in model.parameters():
-        parameter.grad = None
-    return {}
 
 
 @torch.no_grad()
@@ -208,17 +220,10 @@ def _add(earlier: Gradients) -> None:
         parameter.grad = gradient if parameter.grad is None else gradient.add_(parameter.grad)
 
 
-def _detached(loss: Tensor | float) -> Tensor | float:
-    """Without the graph, whose activations would otherwise live on through the next pass."""
-    return loss.detach() if isinstance(loss, Tensor) else float(loss)
-
-
 @torch.no_grad()
-def _read(
-    model: nn.Module, loss: Tensor | float, perturbed_loss: Tensor | float, *, num_passes: int
-) -> StepLoss:
+def _read(parameters: Parameters, loss: Tensor | float, perturbed_loss: Tensor | float, *, num_passes: int) -> StepLoss:
     """The numbers of the step, fetched from the device at once."""
-    gradients = [p.grad for p in model.parameters() if p.grad is not None]
+    gradients = [p.grad for p in parameters if p.grad is not None]
     norm: Tensor | float = 0.0
     if gradients:
         wide = torch.float64 if any(g.dtype == torch.float64 for g in gradients) else torch.float32

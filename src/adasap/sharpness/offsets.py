@@ -46,9 +46,7 @@ def scaled_gradients(
     scaled = [_wide(_gradient(weight)) for weight in weights]
     norms: dict[int, Tensor] = {}
     stretched = [
-        i
-        for i, rows in enumerate(layout.tensors)
-        if options.geometry == "elementwise" and rows.kind != "shifts"
+        i for i, rows in enumerate(layout.tensors) if options.geometry == "elementwise" and rows.kind != "shifts"
     ]
     for part in chunks([weights[i] for i in stretched]):
         positions = stretched[part]
@@ -62,12 +60,10 @@ def scaled_gradients(
     for i in range(len(weights)):
         if i not in norms:
             norms[i] = _row_norms(scaled[i], layout.tensors[i])
-    return scaled, torch.cat([norms[i].reshape(-1) for i in range(len(weights))])
+    return scaled, torch.cat([norms[i] for i in range(len(weights))])
 
 
-def row_coefficients(
-    norms: Tensor, radii: Tensor, layout: RowLayout, weighting: Weighting
-) -> tuple[Tensor, Tensor]:
+def row_coefficients(norms: Tensor, radii: Tensor, layout: RowLayout, weighting: Weighting) -> tuple[Tensor, Tensor]:
     """What T^2 g is multiplied with, float [rows], and whether every gradient is finite, bool [].
 
     rho_i^2 / sqrt(sum rho_j^2 ||T g||_j^2) for `ellipsoid` and rho_i / sqrt(sum ||T g||_j^2) for `linear`,
@@ -97,16 +93,14 @@ def apply_coefficients(
     factors = [part.view(rows.factor_shape) for part, rows in zip(split, layout.tensors, strict=True)]
     borrowed = [i for i, weight in enumerate(weights) if scaled[i] is weight.grad]
     own = [i for i, weight in enumerate(weights) if scaled[i] is not weight.grad]
-    offsets = dict(
-        zip(borrowed, _products([scaled[i] for i in borrowed], [factors[i] for i in borrowed]), strict=True)
-    )
+    offsets = dict(zip(borrowed, _products([scaled[i] for i in borrowed], [factors[i] for i in borrowed]), strict=True))
     if own:
         torch._foreach_mul_([scaled[i] for i in own], [factors[i] for i in own])
     offsets |= {i: scaled[i] for i in own}
     if not on_cpu:  # asking whether all is finite would make the host wait; inf * 0 is NaN
         for offset in offsets.values():
             offset.nan_to_num_(0.0, 0.0, 0.0)
-    return [offsets[i].to(weight.dtype) for i, weight in enumerate(weights)]
+    return [_as_type(offsets[i], weight.dtype) for i, weight in enumerate(weights)]
 
 
 def _products(tensors: list[Tensor], factors: list[Tensor]) -> Sequence[Tensor]:
@@ -123,5 +117,9 @@ def _wide(tensor: Tensor) -> Tensor:
     return tensor if tensor.dtype in (torch.float32, torch.float64) else tensor.float()
 
 
+def _as_type(tensor: Tensor, dtype: torch.dtype) -> Tensor:
+    return tensor if tensor.dtype == dtype else tensor.to(dtype)
+
+
 def _row_norms(tensor: Tensor, rows: TensorRows) -> Tensor:
-    return torch.linalg.vector_norm(tensor, dim=rows.inner_dims) if rows.inner_dims else tensor.abs()
+    return torch.linalg.vector_norm(tensor, dim=rows.inner_dims) if rows.inner_dims else tensor.abs().reshape(-1)

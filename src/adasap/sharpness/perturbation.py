@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Protocol
 
 import torch
@@ -25,7 +25,7 @@ class Perturbation(Protocol):
     def epsilon(self, model: nn.Module) -> dict[str, Tensor]:
         """Parameter name -> offset, in new memory and without waiting for the device."""
 
-    def shares(self) -> Mapping[Kind, float]:
+    def shares(self) -> dict[Kind, float]:
         """How the squared radius of the last offsets was spent: on filters, scales and shifts."""
 
 
@@ -95,9 +95,7 @@ class _RowPerturbation:
         """The layout of these parameters and the radius of each row, both kept until something changes."""
         key = [(name, p.shape, p.device) for name, p in parameters.items()]
         if self._layout is None or key != self._layout_key:
-            self._layout = self._channels.layout(
-                parameters, scope=self.options.scope, norms=self.options.norms
-            )
+            self._layout = self._channels.layout(parameters, scope=self.options.scope, norms=self.options.norms)
             self._layout_key, self._radii = key, None
         if self._radii is None:
             radii = self._unit_radii(self._layout.units.device)[self._layout.units]
@@ -131,9 +129,7 @@ class UniformPerturbation(_RowPerturbation):
         if not 0 <= rho < float("inf"):
             raise ValueError(f"rho must be finite and >= 0, got {rho}")
         if options.scope != "model" and not groups:
-            raise ValueError(
-                f"scope {options.scope!r} needs the channel groups: pass groups=trace_groups(model, ...)"
-            )
+            raise ValueError(f"scope {options.scope!r} needs the channel groups: pass groups=trace_groups(model, ...)")
         super().__init__(groups, options)
         self.rho = rho
 
@@ -181,9 +177,7 @@ class AdaptivePerturbation(_RowPerturbation):
         """Takes new radii for the same groups."""
         for group in self._channels.groups:
             if not group.is_output and group.name not in radii:
-                raise ValueError(
-                    f"no radii for group {group.name!r}; score every group that is not an output"
-                )
+                raise ValueError(f"no radii for group {group.name!r}; score every group that is not an output")
             if not group.is_output and radii[group.name].shape != (group.num_channels,):
                 raise ValueError(
                     f"group {group.name!r} has {group.num_channels} channels, its radii have shape "

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 
 class RandomState:
-    """The generators that a pass of this model draws from: the CPU's and those of its CUDA devices."""
+    """The generators that a pass draws from: the CPU's and those of the CUDA devices of the parameters."""
 
-    def __init__(self, model: nn.Module) -> None:
-        self._cuda = sorted({p.device.index for p in model.parameters() if p.is_cuda})
+    def __init__(self, parameters: Iterable[Tensor]) -> None:
+        self._cuda = sorted({p.device.index for p in parameters if p.is_cuda})
 
     def get(self) -> list[Tensor]:
         """The states now."""

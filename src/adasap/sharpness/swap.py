@@ -55,12 +55,15 @@ def perturbed(model: nn.Module, epsilon: Mapping[str, Tensor]) -> Iterator[None]
     parameters = dict(unwrap(model).named_parameters())
     for name, offset in epsilon.items():
         if name not in parameters or parameters[name].shape != offset.shape:
-            raise ValueError(
-                f"no parameter {name!r} of shape {tuple(offset.shape)} in {type(model).__name__}"
-            )
-    weights: list[Tensor] = [parameters[name] for name in epsilon]
-    saved = list(epsilon.values())
-    _swap_in(weights, saved)
+            raise ValueError(f"no parameter {name!r} of shape {tuple(offset.shape)} in {type(model).__name__}")
+    with swapped([parameters[name] for name in epsilon], list(epsilon.values())):
+        yield
+
+
+@contextmanager
+def swapped(weights: list[Tensor], offsets: list[Tensor]) -> Iterator[None]:
+    """`perturbed` for those who have the parameters at hand."""
+    _swap_in(weights, offsets)
     # an autocast region around both passes would go on with half-precision copies of the old weights
     torch.clear_autocast_cache()
     try:
@@ -68,7 +71,7 @@ def perturbed(model: nn.Module, epsilon: Mapping[str, Tensor]) -> Iterator[None]
     finally:
         with torch.no_grad():
             # copy back, do not subtract: (w + e) - e != w in 2.4 % of float32 entries
-            torch._foreach_copy_(weights, saved)
+            torch._foreach_copy_(weights, offsets)
         torch.clear_autocast_cache()
 
 

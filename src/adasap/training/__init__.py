@@ -3,6 +3,7 @@
 from adasap.training.optimizer import OptimizerOptions, ScheduleOptions, build_optimizer, learning_rate_factor
 from adasap.training.options import PhaseOptions, TrainingOptions
 from adasap.training.perturber import Perturber, SharpnessOptions
+from adasap.training.preview import first_plan, plain_steps
 from adasap.training.records import (
     Observer,
     PhaseRecord,
@@ -41,6 +42,8 @@ __all__ = [
     "as_dict",
     "build_optimizer",
     "derived_seed",
+    "first_plan",
     "ignore",
     "learning_rate_factor",
+    "plain_steps",
 ]

@@ -114,9 +114,7 @@ class Trainer:
         return collect
 
     def _set_learning_rate(self, step: int) -> float:
-        factor = learning_rate_factor(
-            step, self.num_steps, self.options.schedule, warm_up_steps=self.warm_up_steps
-        )
+        factor = learning_rate_factor(step, self.num_steps, self.options.schedule, warm_up_steps=self.warm_up_steps)
         rate = self.options.optimizer.learning_rate * factor
         for group in self.state.optimizer.param_groups:
             group["lr"] = rate
@@ -148,4 +146,3 @@ class Trainer:
                 f"{self.state.counters.step + 1}, loss {result.loss}, learning rate {rate:.3g}); "
                 "lower training.optimizer.learning_rate or rho, and check the images' normalisation"
             )
-

@@ -9,6 +9,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
+from adasap.sharpness.rows import Kind
+
 
 @dataclass(frozen=True)
 class StepRecord:
@@ -24,7 +26,7 @@ class StepRecord:
     finite: bool
     passes: int
     seconds: float
-    radius_shares: Mapping[str, float] | None = None
+    radius_shares: Mapping[Kind, float] | None = None
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,6 @@ through in a fresh run and in a resumed one.
 from __future__ import annotations
 
 import copy
-import json
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,10 +17,9 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from adasap.criteria import Evidence, GradientCriterion, build_criterion, validate_criterion
+from adasap.criteria import Evidence, build_criterion, validate_criterion
 from adasap.data import Augmentation, ImageSet, TrainingStream
 from adasap.errors import CheckpointError, RecipeError, TrainingError
-from adasap.export import atomic_write
 from adasap.groups import ChannelGroup, Scores, cut_matches_mask, fingerprint, trace_groups, widths
 from adasap.pruning import (
     Budget,
@@ -34,12 +32,12 @@ from adasap.pruning import (
 from adasap.robustness import Suite, SuiteResult, evaluate_suite
 from adasap.sharpness import recalibrate_
 from adasap.tasks import Task
-from adasap.training.checkpoint import read_checkpoint, write_checkpoint
+from adasap.training.folder import RunFolder
 from adasap.training.loop import Trainer
 from adasap.training.optimizer import build_optimizer
 from adasap.training.options import PhaseOptions, TrainingOptions
 from adasap.training.perturber import Perturber
-from adasap.training.records import Observer, PhaseRecord, PruneRecord, Record, RecordFile, StageRecord
+from adasap.training.records import Observer, PhaseRecord, PruneRecord, Record, StageRecord
 from adasap.training.runtime import Runtime
 from adasap.training.state import TrainingState
 
@@ -109,8 +107,9 @@ class CompressionRun:
             "fine-tuning": fine_tune.sharpness,
         }
         self.runtime = Runtime(training.runtime)
-        self.folder = folder if self.runtime.is_main else None
-        self._watchers: list[Observer] = [observe] if self.runtime.is_main else []
+        self.folder = RunFolder(folder)
+        self.runtime.wait()  # every rank has read it
+        self._watchers: list[Observer] = [self.folder.observe, observe] if self.runtime.is_main else []
         self.criterion = build_criterion(pruning.criterion, **pruning.criterion_options)
         self.stream = TrainingStream(
             data.train,
@@ -139,8 +138,10 @@ class CompressionRun:
         self.floors = pruning.floors(self.dense_groups)
         self.select(self.dense_groups, self._equal_scores(), self.events[-1].limit)  # an impossible budget fails here
         self.dense_model = copy.deepcopy(model)
-        self.state = self._open_state(model, folder)
-        self._records = self._open_records()
+        self.state = self._open_state(model)
+        self.stages = self.folder.stages
+        if self.runtime.is_main:
+            self.folder.open_for_writing()
         self.trainer = Trainer(
             self.state,
             task,
@@ -151,7 +152,6 @@ class CompressionRun:
             seed=seed,
             observe=self._observe,
         )
-        self.stages: dict[str, dict[str, SuiteResult]] = {}
 
     # The verbs
 
@@ -220,24 +220,22 @@ class CompressionRun:
         with self.runtime.autocast():
             recalibrate_(
                 self.state.model,
-                self._first_batches(self.pruning.recalibration_batches),
+                self.first_batches(self.pruning.recalibration_batches),
                 forward=self.task.loss,
             )
         self.runtime.average_buffers_(self.state.model)
 
     def evaluate(self, stage: str, model: nn.Module | None = None) -> dict[str, SuiteResult]:
         """Scores of every suite at a stage; read back from the folder where they were already computed."""
-        kept = self._read_stage(stage)
-        if kept is not None:
-            self.stages[stage] = kept
-            return kept
+        if stage in self.stages:
+            return self.stages[stage]
         started = time.perf_counter()
         if model is None:
             model = self.state.model
             self.runtime.average_buffers_(model)
         model = model.to(self.runtime.device)
         results = {s.name: evaluate_suite(model, self.task, s, self.runtime.device) for s in self.data.suites}
-        self._write_stage(stage, results)
+        self.folder.write_stage(stage, results)
         scores = {name: result.mean for name, result in results.items()}
         self._observe(StageRecord(self.state.counters.step, stage, scores, time.perf_counter() - started))
         self.stages[stage] = results
@@ -251,40 +249,26 @@ class CompressionRun:
         return model.eval()
 
     def checkpoint(self) -> None:
-        """Writes all of the state; does nothing without a folder."""
+        """Writes all of the state; without a folder nothing is kept."""
         self._agree()
-        if self.folder is None or self._records is None:
-            return
-        metadata = self.state.metadata() | {"records_bytes": self._records.size, "identity": self._identity()}
-        write_checkpoint(self.folder / "checkpoint.safetensors", self.state.tensors(), metadata)
+        metadata = self.state.metadata() | {"identity": self._identity()}
+        if self.runtime.scaler is not None:
+            metadata["scaler"] = self.runtime.scaler.state_dict()
+        self.folder.write_checkpoint(self.state.tensors(), metadata)
 
     def close(self) -> None:
         """The last checkpoint, and the end of the records."""
         self.checkpoint()
-        if self._records is not None:
-            self._records.close()
+        self.folder.close()
         self.runtime.wait()
 
-    def measure_plain_step(self) -> float:
-        """Seconds of one plain forward-backward pass; its gradients become evidence if the criterion needs any."""
-        model = copy.deepcopy(self.state.model)
-        batch = self._first_batches(1)[0]
-        seconds = []
-        for _ in range(3):
-            model.zero_grad()
-            started = time.perf_counter()
-            with self.runtime.autocast():
-                loss = self.task.loss(model.train(), batch)
-            self.runtime.backward(loss)
-            seconds.append(time.perf_counter() - started)
-        if isinstance(self.criterion, GradientCriterion):
-            self.state.evidence.add(self.criterion.batch_evidence(model, self.state.groups))
-        return min(seconds)
-
-    def plain_steps(self) -> int:
-        """Cost of the whole run in plain steps (forward-backward passes)."""
-        lengths = (self.warm_up_end, self.pruning_end - self.warm_up_end, self.num_steps - self.pruning_end)
-        return sum(n * options.passes for n, options in zip(lengths, self.phases.values(), strict=True))
+    def first_batches(self, count: int) -> list[Any]:
+        """Prepared training batches that are the same on every rank."""
+        stream = TrainingStream(
+            self.data.train, self.data.augmentation, batch_size=self.options.batch_size, seed=self.seed
+        )
+        batches = stream.iterate(0)
+        return [self.task.prepare(next(batches), self.runtime.device) for _ in range(count)]
 
     # Opening
 
@@ -293,15 +277,15 @@ class CompressionRun:
         limits = self.pruning.limits(self.cost, len(steps))
         return [Event(r + 1, step, limit) for r, (step, limit) in enumerate(zip(steps, limits, strict=True))]
 
-    def _open_state(self, model: nn.Module, folder: Path | None) -> TrainingState:
-        path = None if folder is None else folder / "checkpoint.safetensors"
-        saved = None if path is None or not path.is_file() else read_checkpoint(path)
+    def _open_state(self, model: nn.Module) -> TrainingState:
+        saved = self.folder.saved
         groups: Sequence[ChannelGroup] = self.dense_groups
         plan = PruningPlan.of(groups)
         if saved is not None:
             if saved[1]["identity"] != self._identity():
                 raise CheckpointError(
-                    f"{path} belongs to another recipe or model; give the recipe it was begun with, or a new folder"
+                    f"{self.folder.path} belongs to another recipe or model; "
+                    "give the recipe it was begun with, or a new folder"
                 )
             plan = PruningPlan.from_json(saved[1]["plan"])
             groups = apply_plan_(model, groups, plan)
@@ -311,20 +295,9 @@ class CompressionRun:
         state = TrainingState(model, groups, build_optimizer(model, self.options.optimizer), plan, Evidence(), averaged)
         if saved is not None:
             state.load(*saved)
-        self._resumed_bytes = 0 if saved is None else int(saved[1]["records_bytes"])
+            if self.runtime.scaler is not None:
+                self.runtime.scaler.load_state_dict(saved[1]["scaler"])
         return state
-
-    def _open_records(self) -> RecordFile | None:
-        if self.folder is None:
-            return None
-        self.folder.mkdir(parents=True, exist_ok=True)
-        records = RecordFile(self.folder / "records.jsonl")
-        records.truncate(self._resumed_bytes)
-        self._watchers.insert(0, records)
-        if self._resumed_bytes == 0:
-            for stale in self.folder.glob("stage-*.json"):
-                stale.unlink()
-        return records
 
     def _identity(self) -> dict[str, Any]:
         """What must not change between a run and its resumption."""
@@ -352,14 +325,6 @@ class CompressionRun:
         for watcher in self._watchers:
             watcher(record)
 
-    def _first_batches(self, count: int) -> list[Any]:
-        """Prepared training batches that are the same on every rank."""
-        stream = TrainingStream(
-            self.data.train, self.data.augmentation, batch_size=self.options.batch_size, seed=self.seed
-        )
-        batches = stream.iterate(0)
-        return [self.task.prepare(next(batches), self.runtime.device) for _ in range(count)]
-
     def _check(self, before: nn.Module, groups: Sequence[ChannelGroup], plan: PruningPlan) -> float:
         inputs = self.example_inputs.expand(8, *self.example_inputs.shape[1:]).to(self.runtime.device)
         generator = torch.Generator().manual_seed(self.seed)
@@ -372,21 +337,7 @@ class CompressionRun:
             )
         return error
 
-    def _read_stage(self, stage: str) -> dict[str, SuiteResult] | None:
-        path = None if self.folder is None else self.folder / f"stage-{stage.replace(' ', '-')}.json"
-        if path is None or not path.is_file():
-            return None
-        data = json.loads(path.read_text())
-        return {name: SuiteResult.from_json(name, result) for name, result in data.items()}
-
-    def _write_stage(self, stage: str, results: dict[str, SuiteResult]) -> None:
-        if self.folder is None:
-            return
-        with atomic_write(self.folder / f"stage-{stage.replace(' ', '-')}.json") as file:
-            file.write(json.dumps({name: result.to_json() for name, result in results.items()}).encode())
-
 
 def _average_of(model: nn.Module, decay: float) -> AveragedModel:
     average = get_ema_multi_avg_fn(decay)  # type: ignore[no-untyped-call]
     return AveragedModel(model, multi_avg_fn=average, use_buffers=True)
-
