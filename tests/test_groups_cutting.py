@@ -136,11 +136,14 @@ def test_a_mask_zeroes_consumer_slices_and_nothing_else() -> None:
 def test_a_mask_for_a_while_comes_off_bit_for_bit_after_an_error() -> None:
     model, groups = residual()
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    mask = masked(model, groups, KEPT)
-    mask.__enter__()
-    assert not model.outer.weight[:, [0, 2, 3, 4]].any()
+
+    def interrupted() -> None:
+        with masked(model, groups, KEPT):
+            assert not model.outer.weight[:, [0, 2, 3, 4]].any()
+            raise KeyboardInterrupt
+
     with pytest.raises(KeyboardInterrupt):
-        mask.__exit__(KeyboardInterrupt, KeyboardInterrupt(), None)
+        interrupted()
     assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
 
 
