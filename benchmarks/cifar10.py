@@ -18,7 +18,7 @@ from rich.console import Console
 
 from adasap.cli.runs import run_recipe
 from adasap.config import read_recipe
-from adasap.report import markdown_table
+from adasap.report import Table
 from adasap.robustness import Interval, SuiteResult, bootstrap_mean, paired_difference
 
 ROOT = Path(__file__).parents[1]
@@ -96,7 +96,7 @@ def final_table(results: dict[str, Any]) -> str:
             ]
         )
     header = ["run", "parameters kept", "MACs kept", *(f"{s} (%)" for s in SUITES), "corrupted / clean"]
-    return "## At the end\n\n" + markdown_table([*header, "passes", "training (min)"], rows)
+    return f"## At the end\n\n{Table([*header, 'passes', 'training (min)'], rows)}"
 
 
 def stages_table(results: dict[str, Any]) -> str:
@@ -105,7 +105,7 @@ def stages_table(results: dict[str, Any]) -> str:
         for stage in STAGES:
             scores = result["scores"][stage]
             rows.append([name, stage, *(f"{100 * scores[s]:.2f}" for s in SUITES)])
-    return "## Stage by stage (%)\n\n" + markdown_table(["run", "stage", *SUITES], rows)
+    return f"## Stage by stage (%)\n\n{Table(['run', 'stage', *SUITES], rows)}"
 
 
 def differences_table(results: dict[str, Any]) -> str:
@@ -120,7 +120,7 @@ def differences_table(results: dict[str, Any]) -> str:
             ]
             rows.append([name, base, *map(points, gains)])
     title = "## Differences on the same images (points, paired bootstrap over images, 95 %)\n\n"
-    return title + markdown_table(["run", "minus", *SUITES], rows)
+    return title + str(Table(["run", "minus", *SUITES], rows))
 
 
 if __name__ == "__main__":

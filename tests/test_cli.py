@@ -118,7 +118,7 @@ def test_weights_of_another_model_are_refused(tiny_recipe: TinyRecipe, tmp_path:
 
     path = tmp_path / "weights.safetensors"
     save_file(open_model(ModelSpec("adasap:cifar_resnet20")).state_dict(), path)
-    with pytest.raises(ModelError, match="weights.safetensors"):
+    with pytest.raises(ModelError, match=r"weights\.safetensors"):
         compressed(tiny_recipe(model={"weights": str(path)}), tmp_path)
 
 

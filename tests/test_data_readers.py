@@ -39,9 +39,7 @@ def test_a_part_keeps_the_number_of_classes(tmp_path: Path) -> None:
 
 
 def test_class_names_of_an_npz(tmp_path: Path) -> None:
-    source = _npz(
-        tmp_path / "a.npz", images=_images(1), labels=np.array([0]), classes=np.array(["cat", "dog"])
-    )
+    source = _npz(tmp_path / "a.npz", images=_images(1), labels=np.array([0]), classes=np.array(["cat", "dog"]))
     assert open_dataset(source).classes == ("cat", "dog")
 
 
@@ -65,9 +63,7 @@ def test_class_names_of_an_npz(tmp_path: Path) -> None:
         ({"images": _images(2), "labels": np.array([0, None])}, ["cannot be read"]),
     ],
 )
-def test_a_wrong_npz_is_refused_with_its_name(
-    tmp_path: Path, arrays: dict[str, object], words: list[str]
-) -> None:
+def test_a_wrong_npz_is_refused_with_its_name(tmp_path: Path, arrays: dict[str, object], words: list[str]) -> None:
     source = _npz(tmp_path / "wrong.npz", **arrays)
     with pytest.raises(DataError) as refused:
         open_dataset(source)
@@ -171,17 +167,13 @@ def _official_cifar(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = root / "cifar-10-batches-py"
     folder.mkdir()
     images = _images(12, 32).transpose(0, 3, 1, 2).reshape(12, 3072)
-    contents = {f"data_batch_{k}": slice(2 * k - 2, 2 * k) for k in range(1, 6)} | {
-        "test_batch": slice(10, 12)
-    }
+    contents = {f"data_batch_{k}": slice(2 * k - 2, 2 * k) for k in range(1, 6)} | {"test_batch": slice(10, 12)}
     files = {name: pickle.dumps({"data": images[s], "labels": [3, 4]}) for name, s in contents.items()}
     files["batches.meta"] = pickle.dumps({"label_names": list("abcdefghij")})
     for name, content in files.items():
         (folder / name).write_bytes(content)
     sums = {name: hashlib.md5(content).hexdigest() for name, content in files.items()}
-    monkeypatch.setattr(
-        CIFAR10, "train_list", [[f"data_batch_{k}", sums[f"data_batch_{k}"]] for k in range(1, 6)]
-    )
+    monkeypatch.setattr(CIFAR10, "train_list", [[f"data_batch_{k}", sums[f"data_batch_{k}"]] for k in range(1, 6)])
     monkeypatch.setattr(CIFAR10, "test_list", [["test_batch", sums["test_batch"]]])
     meta = {"filename": "batches.meta", "key": "label_names", "md5": sums["batches.meta"]}
     monkeypatch.setattr(CIFAR10, "meta", meta)
@@ -195,9 +187,7 @@ def test_cifar_in_its_official_layout(tmp_path: Path, monkeypatch: pytest.Monkey
     assert torch.equal(test[0][0], torch.from_numpy(_images(12, 32)[11]).permute(2, 0, 1))
 
 
-def test_altered_cifar_is_refused_before_its_pickle_is_opened(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_altered_cifar_is_refused_before_its_pickle_is_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     _official_cifar(tmp_path, monkeypatch)
     (tmp_path / "cifar-10-batches-py" / "test_batch").write_bytes(b"not a pickle")
     with pytest.raises(DataError, match="not the published one"):

@@ -52,9 +52,7 @@ def _same(a: list[tuple[Tensor, Tensor]], b: list[tuple[Tensor, Tensor]]) -> boo
 def test_a_resumed_stream_goes_on_bit_for_bit(augmentation: Augmentation) -> None:
     stream = TrainingStream(_dataset(), augmentation, batch_size=8, seed=1)
     whole = _first(stream, 20)
-    assert _same(
-        _first(TrainingStream(_dataset(), augmentation, batch_size=8, seed=1), 7, start=13), whole[13:]
-    )
+    assert _same(_first(TrainingStream(_dataset(), augmentation, batch_size=8, seed=1), 7, start=13), whole[13:])
     assert not _same(_first(TrainingStream(_dataset(), augmentation, batch_size=8, seed=2), 20), whole)
 
 
@@ -156,9 +154,7 @@ def test_unknown_transforms_and_options_are_refused_before_the_first_step() -> N
         stream("ToDtype", dtype=torch.float32).batch(0)
 
 
-@pytest.mark.parametrize(
-    "options", [{"random_resized_crop": 0}, {"random_crop_padding": -1}]
-)
+@pytest.mark.parametrize("options", [{"random_resized_crop": 0}, {"random_crop_padding": -1}])
 def test_impossible_augmentations_are_refused(options: dict[str, int]) -> None:
     with pytest.raises(RecipeError):
         Augmentation(**options)

@@ -86,9 +86,7 @@ def test_a_wrong_option_is_a_sentence() -> None:
 
 def test_the_users_own_function(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "my_nets.py").write_text(
-        "from torch import nn\n"
-        "def tiny(width=2):\n    return nn.Linear(width, 2)\n"
-        "def number():\n    return 3\n"
+        "from torch import nn\ndef tiny(width=2):\n    return nn.Linear(width, 2)\ndef number():\n    return 3\n"
     )
     monkeypatch.syspath_prepend(tmp_path)
     spec = ModelSpec("my_nets:tiny", {"width": 5})
@@ -202,9 +200,7 @@ def test_pretrained_resnet20_reaches_its_published_accuracy() -> None:
     strips = [np.asarray(Image.open(file)) for file in sorted((SHARED / "cifar10").glob("test_*.webp"))]
     images = torch.from_numpy(np.concatenate(strips).reshape(-1, 32, 32, 3)).permute(0, 3, 1, 2)
     labels = torch.from_numpy(np.load(SHARED / "cifar10" / "labels.npz")["test"]).long()
-    spec = ModelSpec(
-        "adasap:cifar_resnet20", weights=str(SHARED / "weights" / "resnet20_cifar10.safetensors")
-    )
+    spec = ModelSpec("adasap:cifar_resnet20", weights=str(SHARED / "weights" / "resnet20_cifar10.safetensors"))
     model = open_model(spec).eval()
     mean, std = (torch.tensor(numbers).view(1, 3, 1, 1) for numbers in (spec.mean, spec.std))
     with torch.no_grad():

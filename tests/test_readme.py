@@ -30,7 +30,6 @@ def test_readme_code_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
         "model": model,
         "example_inputs": example_inputs,
         "optimizer": torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9),
-        "dense_groups": adasap.trace_groups(model, example_inputs),
         "images": torch.randn(2, 3, 64, 64),
         "labels": torch.tensor([0, 1]),
     }

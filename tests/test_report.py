@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from adasap.report import markdown_table, measure_latency, profile_models, profile_table, stage_table
+from adasap.report import Table, measure_latency, profile_models, profile_table, stage_table
 from adasap.report.profile import peak_memory_bytes
 from adasap.report.tensorboard import TensorBoardObserver
 from adasap.robustness import SuiteResult
@@ -56,18 +56,18 @@ def test_models_are_measured_in_turns() -> None:
 
 def test_tables_show_fractions_of_the_first_model() -> None:
     models = {"dense": nn.Conv2d(4, 4, 1, bias=False), "pruned": nn.Conv2d(4, 2, 1, bias=False)}
-    text = profile_table(profile_models(models, torch.zeros(1, 4, 2, 2), batch_sizes=(1,), seconds=0.01))
+    text = str(profile_table(profile_models(models, torch.zeros(1, 4, 2, 2), batch_sizes=(1,), seconds=0.01)))
     assert "| parameters | 16 | 8 (0.50x) |" in text
     assert "| MACs | 64 | 32 (0.50x) |" in text
 
 
 def test_the_last_stage_has_its_interval() -> None:
     result = SuiteResult("clean", {"clean": torch.tensor([1.0, 0.0, 1.0, 1.0])})
-    text = stage_table({"dense": {"clean": result}, "fine-tuned": {"clean": result}})
+    text = str(stage_table({"dense": {"clean": result}, "fine-tuned": {"clean": result}}))
     lines = text.splitlines()
     assert lines[2] == "| dense | 75.00 |"
     assert lines[3].startswith("| fine-tuned | 75.00 (25.0 to 100.0")
-    assert markdown_table(["a"], []) == "| a |\n|---|"
+    assert str(Table(["a"], [])) == "| a |\n|---|"
 
 
 def test_curves_are_written_for_tensorboard(tmp_path: Path) -> None:

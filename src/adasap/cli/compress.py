@@ -9,9 +9,10 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from adasap.cli.runs import check_classes, open_data, open_task, run_recipe
+from adasap.cli.runs import check_classes, cost_line, open_data, open_task, run_recipe
 from adasap.config import Recipe, read_recipe
 from adasap.models import open_model
+from adasap.report import profile_table, stage_table
 from adasap.training import CompressionRun, first_plan, ignore, plain_steps
 
 
@@ -28,8 +29,9 @@ def compress(
         preview(checked, console)
         return
     finished = run_recipe(checked, out / checked.name, console)
-    console.print((finished.folder / "summary.md").read_text(), markup=False, highlight=False)
-    console.print(f"All of it lies in {finished.folder}", highlight=False)
+    console.print(stage_table(finished.result.stages))
+    console.print(profile_table(finished.profiles))
+    console.print(f"{cost_line(finished, checked)}\nAll of it lies in {finished.folder}", highlight=False)
 
 
 def preview(recipe: Recipe, console: Console) -> None:

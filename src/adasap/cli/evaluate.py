@@ -15,7 +15,7 @@ from adasap.corruptions import corruption_names
 from adasap.data import DataSource, check_image_size, open_dataset
 from adasap.errors import DataError
 from adasap.export import atomic_write
-from adasap.report import markdown_table
+from adasap.report import Table
 from adasap.robustness import SuiteResult, SuiteSource, bootstrap_mean, evaluate_suite, open_suite
 from adasap.tasks import ClassificationTask
 
@@ -50,7 +50,7 @@ def evaluate(
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     on_device = opened.model.to(device)
     results = {suite.name: evaluate_suite(on_device, task, suite, device) for suite in suites}
-    Console().print(_table(results), markup=False, highlight=False)
+    Console().print(_table(results))
     if out is not None:
         with atomic_write(out) as file:
             text = {"model": model, "data": data, "suites": {n: r.to_json() for n, r in results.items()}}
@@ -68,7 +68,7 @@ def _source(text: str, first: int, count: int | None) -> DataSource:
     return DataSource(kind, path or None, first=first, count=count)  # type: ignore[arg-type]
 
 
-def _table(results: dict[str, SuiteResult]) -> str:
+def _table(results: dict[str, SuiteResult]) -> Table:
     rows = []
     for name, result in results.items():
         for cell, metrics in result.metrics.items():
@@ -77,4 +77,4 @@ def _table(results: dict[str, SuiteResult]) -> str:
         interval = bootstrap_mean(result.per_image(), resamples=2000)
         rows.append([f"mean of {name} (95 %: {100 * interval.low:.2f} to {100 * interval.high:.2f})"])
         rows[-1] += [f"{100 * interval.value:.2f}", ""]
-    return markdown_table(["", "accuracy (%)", "loss"], rows)
+    return Table(["", "accuracy (%)", "loss"], rows)

@@ -26,7 +26,7 @@ def profile(
         {k: m for k, m in models.items() if m is not None}, opened.example_inputs, batch_sizes=sizes, seconds=seconds
     )
     console = Console()
-    console.print(profile_table(profiles), markup=False, highlight=False)
+    console.print(profile_table(profiles))
     for name, measured in profiles.items():
         if measured.uncounted:
             console.print(f"{name}: MACs do not count {', '.join(measured.uncounted)}", highlight=False)

@@ -147,25 +147,32 @@ def _plan_data(result: Result) -> Any:
 
 def summary_text(run: FinishedRun, recipe: Recipe) -> str:
     """The run in Markdown."""
-    counters = run.result.counters
     return "\n".join(
         [
             f"# {recipe.name}",
             "",
             "## Scores (mean, %)",
             "",
-            stage_table(run.result.stages),
+            str(stage_table(run.result.stages)),
             "",
             "## Size and speed, measured side by side",
             "",
-            profile_table(run.profiles),
+            str(profile_table(run.profiles)),
             "",
-            f"{counters.step} steps, {counters.passes} forward-backward passes (plain-step units), "
-            f"{counters.skipped} skipped; {counters.training_seconds:.0f} s of training, {run.seconds:.0f} s in all; "
-            f"seed {recipe.seed}.",
+            cost_line(run, recipe),
             "",
             "Recipe: `recipe.yaml`; versions: `environment.json`; every step: `records.jsonl`; "
             "model: `model.safetensors` (`adasap.load`).",
             "",
         ]
+    )
+
+
+def cost_line(run: FinishedRun, recipe: Recipe) -> str:
+    """What the run took, in plain steps and in seconds."""
+    counters = run.result.counters
+    return (
+        f"{counters.step} steps, {counters.passes} forward-backward passes (plain-step units), "
+        f"{counters.skipped} skipped; {counters.training_seconds:.0f} s of training, {run.seconds:.0f} s in all; "
+        f"seed {recipe.seed}."
     )

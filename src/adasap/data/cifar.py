@@ -17,9 +17,7 @@ _FOLDERS = {
 }
 
 
-def read_cifar(
-    kind: Literal["cifar10", "cifar100"], root: Path, split: Literal["train", "test"]
-) -> InMemoryImages:
+def read_cifar(kind: Literal["cifar10", "cifar100"], root: Path, split: Literal["train", "test"]) -> InMemoryImages:
     """CIFAR from a folder on this machine; nothing is downloaded.
 
     The batches are pickles; torchvision opens them only after their MD5 sums are those of the published

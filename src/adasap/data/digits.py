@@ -29,9 +29,7 @@ def read_digits(split: Literal["train", "test"]) -> InMemoryImages:
     try:
         from sklearn.datasets import load_digits
     except ImportError as error:
-        raise DataError(
-            "the digits come with scikit-learn; install it: pip install 'adasap[demo]'"
-        ) from error
+        raise DataError("the digits come with scikit-learn; install it: pip install 'adasap[demo]'") from error
     bunch = load_digits()
     labels = torch.from_numpy(bunch.target).to(torch.int64)
     chosen = is_test_image(labels) if split == "test" else ~is_test_image(labels)

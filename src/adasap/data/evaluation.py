@@ -55,9 +55,7 @@ def evaluation_batches(
 
 
 class _BatchesInOrder(Dataset[Batch | AdasapError]):
-    def __init__(
-        self, dataset: ImageSet, batch_size: int, transform: Callable[[Tensor], Tensor] | None
-    ) -> None:
+    def __init__(self, dataset: ImageSet, batch_size: int, transform: Callable[[Tensor], Tensor] | None) -> None:
         self.dataset = dataset
         self.batch_size = batch_size
         self.transform = transform or None

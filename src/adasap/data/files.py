@@ -75,7 +75,5 @@ def decode_image(path: str) -> Tensor:
             colours = (image.convert("RGBA") if image.mode == "P" else image).convert("RGB")
             pixels, (width, height) = bytearray(colours.tobytes()), image.size
     except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError) as error:
-        raise DataError(
-            f"{path} cannot be decoded ({error}); replace the file or take it out of the folder"
-        ) from error
+        raise DataError(f"{path} cannot be decoded ({error}); replace the file or take it out of the folder") from error
     return torch.frombuffer(pixels, dtype=torch.uint8).view(height, width, 3).permute(2, 0, 1).contiguous()

@@ -101,16 +101,12 @@ def check_labels(labels: Tensor, num_images: int, classes: Sequence[str] | None,
             f"give one class number per image"
         )
     if len(labels) != num_images:
-        raise DataError(
-            f"{where}: {num_images} images but {len(labels)} labels; give one label per image, same order"
-        )
+        raise DataError(f"{where}: {num_images} images but {len(labels)} labels; give one label per image, same order")
     labels = labels.to(torch.int64)
     wrong = (labels < 0) if classes is None else (labels < 0) | (labels >= len(classes))
     if wrong.any():
         index = int(wrong.nonzero()[0])
-        known = (
-            "" if classes is None else f": there are {len(classes)} classes, numbered 0 to {len(classes) - 1}"
-        )
+        known = "" if classes is None else f": there are {len(classes)} classes, numbered 0 to {len(classes) - 1}"
         raise DataError(
             f"{where}: label {int(labels[index])} of image {index} is out of range{known}; "
             f"correct the labels or the list of classes"

@@ -45,9 +45,7 @@ def _load(path: Path) -> dict[str, np.ndarray[Any, Any]]:
         with open(path, "rb") as file:  # NumPy leaves a file open that it opened itself and cannot read
             archive = np.load(file, allow_pickle=False)
             if not isinstance(archive, np.lib.npyio.NpzFile):
-                raise DataError(
-                    f"{path} is a single array; wanted an .npz archive with `images` and `labels`"
-                )
+                raise DataError(f"{path} is a single array; wanted an .npz archive with `images` and `labels`")
             missing = [key for key in ("images", "labels") if key not in archive.files]
             if missing:
                 raise DataError(
@@ -56,13 +54,10 @@ def _load(path: Path) -> dict[str, np.ndarray[Any, Any]]:
                 )
             return {key: archive[key] for key in ("images", "labels", "classes") if key in archive.files}
     except FileNotFoundError as error:
-        raise DataError(
-            f"{path} does not exist; wanted an .npz archive with `images` and `labels`"
-        ) from error
+        raise DataError(f"{path} does not exist; wanted an .npz archive with `images` and `labels`") from error
     except DataError:
         raise
     except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error) as error:
         raise DataError(
-            f"{path} cannot be read as an .npz archive ({error}); it may be cut short, damaged or of "
-            f"another kind"
+            f"{path} cannot be read as an .npz archive ({error}); it may be cut short, damaged or of another kind"
         ) from error

@@ -78,15 +78,11 @@ def open_dataset(source: DataSource, split: str | None = None) -> ImageSet:
         case "folder":
             dataset = read_folder(Path(source.path or ""), split).part(part)
         case "cifar10" | "cifar100":
-            dataset = _part(
-                read_cifar(source.kind, Path(source.path or ""), _train_or_test(source, split)), part
-            )
+            dataset = _part(read_cifar(source.kind, Path(source.path or ""), _train_or_test(source, split)), part)
         case "digits":
             dataset = _part(read_digits(_train_or_test(source, split)), part)
         case _:
-            raise DataError(
-                f"unknown kind of data {source.kind!r}; known: npz, folder, cifar10, cifar100, digits"
-            )
+            raise DataError(f"unknown kind of data {source.kind!r}; known: npz, folder, cifar10, cifar100, digits")
     if source.count is not None and len(dataset) != source.count:
         raise DataError(
             f"{source.path or source.kind}: wanted {source.count} images from index {source.first} on, but "

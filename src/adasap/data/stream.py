@@ -85,9 +85,7 @@ class TrainingStream:
     def batch(self, step: int) -> Batch:
         """This rank's part of the batch of one step, made in this process."""
         indices = self.indices(step)
-        return self.augmenter.batch(self.dataset, indices, step // self.steps_per_epoch), self.dataset.labels[
-            indices
-        ]
+        return self.augmenter.batch(self.dataset, indices, step // self.steps_per_epoch), self.dataset.labels[indices]
 
     def iterate(self, start_step: int = 0) -> Iterator[Batch]:
         """Batches of `start_step` and all later steps, without end, prepared ahead by the workers.
@@ -147,8 +145,7 @@ def as_it_is(batch: Any) -> Any:
 def _check(num_images: int, batch_size: int, num_workers: int, rank: int, world_size: int) -> None:
     if not 1 <= batch_size <= num_images:
         raise DataError(
-            f"batch_size is {batch_size} and there are {num_images} images; give a batch_size from 1 to "
-            f"{num_images}"
+            f"batch_size is {batch_size} and there are {num_images} images; give a batch_size from 1 to {num_images}"
         )
     if num_workers < 0:
         raise DataError(f"num_workers is {num_workers}; give 0 or more processes")

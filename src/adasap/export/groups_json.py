@@ -117,20 +117,15 @@ class _Reader:
         size, role = self.tensors[name].shape[dim], _get(data, "role", str, where)
         runs = _runs(data, where)
         if role not in get_args(Role) or order not in ("channel", "place") or per_channel < 1:
-            raise _refused(
-                f"{where} describes {name!r} as {role[:20]!r} by {order[:20]!r}, {per_channel} per channel"
-            )
+            raise _refused(f"{where} describes {name!r} as {role[:20]!r} by {order[:20]!r}, {per_channel} per channel")
         lowest, highest, count = _reach(runs)
         if count != channels * per_channel or count > size or lowest < 0 or highest >= size:
             raise _refused(
-                f"{where} has {count} positions from {lowest} to {highest} on axis {dim} of {name!r}, which "
-                f"has {size}"
+                f"{where} has {count} positions from {lowest} to {highest} on axis {dim} of {name!r}, which has {size}"
             )
         positions = torch.tensor(from_runs(runs), dtype=torch.int64)
         shape = (channels, per_channel)
-        positions = (
-            positions.view(shape) if order == "channel" else positions.view(shape[::-1]).T.contiguous()
-        )
+        positions = positions.view(shape) if order == "channel" else positions.view(shape[::-1]).T.contiguous()
         return Slot(name, dim, cast(Role, role), positions)
 
     def _extent(self, item: Any, channels: int, where: str) -> Extent:
@@ -147,9 +142,7 @@ class _Reader:
         runs = _runs(data, where)
         lowest, highest, count = _reach(runs)
         if count != channels or lowest < 0 or _sum(runs) > value:
-            raise _refused(
-                f"{where} would change {module}.{attribute} = {value} by {lowest} to {highest} per channel"
-            )
+            raise _refused(f"{where} would change {module}.{attribute} = {value} by {lowest} to {highest} per channel")
         return Extent(module, attribute, index, torch.tensor(from_runs(runs), dtype=torch.int64))
 
     def _integer(self, module: str, attribute: str, index: Any) -> int | None:

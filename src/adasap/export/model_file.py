@@ -64,8 +64,7 @@ def save(
             file.write(to_bytes(tensors, metadata=texts))
     except OSError as error:
         raise ModelFileError(
-            f"cannot write {path} ({error.strerror or error}); nothing was replaced; free space or choose "
-            f"another place"
+            f"cannot write {path} ({error.strerror or error}); nothing was replaced; free space or choose another place"
         ) from error
 
 
@@ -109,9 +108,7 @@ def _cut_(model: nn.Module, header: ModelFile) -> None:
     try:
         apply_plan_(model, groups, header.plan)
     except (RuntimeError, LookupError, ArithmeticError, TypeError, AttributeError) as error:
-        raise PlanError(
-            f"its plan cannot be carried out on the model ({error}); the file was altered"
-        ) from error
+        raise PlanError(f"its plan cannot be carried out on the model ({error}); the file was altered") from error
 
 
 def _fill_(model: nn.Module, tensors: Mapping[str, Tensor], path: str | Path) -> None:

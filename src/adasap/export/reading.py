@@ -64,19 +64,14 @@ def read_file(path: str | Path) -> tuple[ModelFile, dict[str, Tensor]]:
         )
     if texts.get("version") != VERSION:
         raise ModelFileError(
-            f"{path} has format version {texts.get('version')!r:.20}, this package reads {VERSION!r}; "
-            f"update adasap"
+            f"{path} has format version {texts.get('version')!r:.20}, this package reads {VERSION!r}; update adasap"
         )
     if texts.get("sha256") != digest(texts, tensors):
-        raise ModelFileError(
-            f"{path} was altered or damaged: its digest does not match; fetch or write it again"
-        )
+        raise ModelFileError(f"{path} was altered or damaged: its digest does not match; fetch or write it again")
     try:
         return _header(texts), tensors
     except (ValueError, TypeError, KeyError, RuntimeError, OverflowError) as error:
-        raise ModelFileError(
-            f"{path} has a header that makes no sense ({error}); fetch or write it again"
-        ) from error
+        raise ModelFileError(f"{path} has a header that makes no sense ({error}); fetch or write it again") from error
 
 
 def digest(texts: Mapping[str, str], tensors: Mapping[str, Tensor]) -> str:

@@ -17,9 +17,7 @@ from adasap.errors import ModelError
 Builder = Callable[..., nn.Module]
 
 _OWN = ("adasap", "torchvision", "timm")
-_OWN_MODELS = {"digits_net": "digits"} | {
-    f"cifar_resnet{depth}": "cifar_resnet" for depth in (20, 32, 44, 56, 110)
-}
+_OWN_MODELS = {"digits_net": "digits"} | {f"cifar_resnet{depth}": "cifar_resnet" for depth in (20, 32, 44, 56, 110)}
 _FETCHING = frozenset({"pretrained", "checkpoint", "weights", "url", "cache", "file", "hub", "download"})
 
 
@@ -49,8 +47,7 @@ def resolve_builder(builder: str, *, trust_builder: bool = False) -> Builder:
     source, colon, name = builder.partition(":")
     if not colon or not name or not source:
         raise ModelError(
-            f"{builder!r} names no builder; write adasap:NAME, torchvision:NAME, timm:NAME or "
-            f"package.module:function"
+            f"{builder!r} names no builder; write adasap:NAME, torchvision:NAME, timm:NAME or package.module:function"
         )
     if source == "adasap":
         return _own(name)
@@ -89,15 +86,9 @@ def check_options(builder: str, options: Mapping[str, Any]) -> None:
                 f"false, null, lists)"
             )
         off = value is None or value is False
-        if (
-            is_trusted(builder)
-            and not off
-            and name != "init_weights"
-            and _FETCHING & set(name.lower().split("_"))
-        ):
+        if is_trusted(builder) and not off and name != "init_weights" and _FETCHING & set(name.lower().split("_")):
             raise ModelError(
-                f"{builder}: option {name!r} would read or download a file; leave it out and give the "
-                f"spec's `weights`"
+                f"{builder}: option {name!r} would read or download a file; leave it out and give the spec's `weights`"
             )
 
 
@@ -140,9 +131,7 @@ def _timm(name: str) -> Builder:
     try:
         import timm
     except ImportError as error:
-        raise ModelError(
-            f"timm:{name} needs the package timm; install it: pip install 'adasap[timm]'"
-        ) from error
+        raise ModelError(f"timm:{name} needs the package timm; install it: pip install 'adasap[timm]'") from error
     if not timm.is_model(name) or ":" in name or "/" in name:
         raise _unknown("timm", name, timm.list_models())
     return partial(_without_fetching, partial(timm.create_model, name), {"pretrained": False})
@@ -157,8 +146,7 @@ def _imported(source: str, name: str) -> Builder:
         module = importlib.import_module(source)
     except ImportError as error:
         raise ModelError(
-            f"{source}:{name}: cannot import {source!r} ({error}); run from the folder that holds it, or "
-            f"install it"
+            f"{source}:{name}: cannot import {source!r} ({error}); run from the folder that holds it, or install it"
         ) from error
     build = getattr(module, name, None)
     if not callable(build):

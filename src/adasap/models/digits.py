@@ -79,7 +79,5 @@ def digits_net(num_classes: int = 10, widths: Sequence[int] = (16, 32, 64)) -> D
         torch.Size([2, 10])
     """
     if num_classes < 1 or not widths or min(widths) < 1:
-        raise ModelError(
-            f"num_classes is {num_classes} and widths are {list(widths)}; give numbers of 1 or more"
-        )
+        raise ModelError(f"num_classes is {num_classes} and widths are {list(widths)}; give numbers of 1 or more")
     return DigitsNet(num_classes, widths)

@@ -35,13 +35,9 @@ class ModelSpec:
 
     def __post_init__(self) -> None:
         if len(self.input_size) != 3 or min(self.input_size) < 1:
-            raise ModelError(
-                f"input_size is {self.input_size}; give channels, height and width, such as (3, 32, 32)"
-            )
+            raise ModelError(f"input_size is {self.input_size}; give channels, height and width, such as (3, 32, 32)")
         if len(self.mean) != 3 or len(self.std) != 3 or min(self.std) <= 0:
-            raise ModelError(
-                f"mean is {self.mean} and std is {self.std}; give one number per colour, and std above 0"
-            )
+            raise ModelError(f"mean is {self.mean} and std is {self.std}; give one number per colour, and std above 0")
 
 
 def open_model(

@@ -30,9 +30,7 @@ def load_weights_(model: nn.Module, path: str | Path) -> None:
         ),
     ]
     if problems:
-        raise ModelError(
-            f"{path} does not fit the model: {'; '.join(problems)}. {_next_move(tensors, state)}"
-        )
+        raise ModelError(f"{path} does not fit the model: {'; '.join(problems)}. {_next_move(tensors, state)}")
     model.load_state_dict(tensors, strict=False)
 
 
@@ -75,8 +73,6 @@ def _named(what: str, keys: list[str]) -> list[str]:
 
 def _next_move(tensors: Collection[str], state: Collection[str]) -> str:
     for prefix in ("module.", "model."):
-        if all(key.startswith(prefix) for key in tensors) and not all(
-            key.startswith(prefix) for key in state
-        ):
+        if all(key.startswith(prefix) for key in tensors) and not all(key.startswith(prefix) for key in state):
             return f"Strip the prefix {prefix!r} from the names in the file"
     return "Choose the builder and options that the weights were trained with"

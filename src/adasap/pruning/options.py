@@ -113,15 +113,11 @@ class PruningOptions:
     def floors(self, groups: Sequence[ChannelGroup]) -> dict[str, int]:
         """Group name -> fewest channels it keeps."""
         return {
-            group.name: max(
-                min(self.min_channels, group.num_channels), math.ceil(self.min_kept * group.num_channels)
-            )
+            group.name: max(min(self.min_channels, group.num_channels), math.ceil(self.min_kept * group.num_channels))
             for group in prunable(groups)
         }
 
 
-def build_cost(
-    budget: BudgetOptions, model: nn.Module, groups: Sequence[ChannelGroup], inputs: Tensor
-) -> CostModel:
+def build_cost(budget: BudgetOptions, model: nn.Module, groups: Sequence[ChannelGroup], inputs: Tensor) -> CostModel:
     """The cost a budget limits."""
     return MACs(model, groups, inputs) if budget.unit == "macs" else Parameters(model, groups)

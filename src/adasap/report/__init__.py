@@ -2,13 +2,14 @@
 
 from adasap.report.environment import environment
 from adasap.report.profile import Latency, Profile, measure_latency, profile_models
-from adasap.report.summary import markdown_table, profile_table, stage_table
+from adasap.report.summary import profile_table, stage_table
+from adasap.report.table import Table
 
 __all__ = [
     "Latency",
     "Profile",
+    "Table",
     "environment",
-    "markdown_table",
     "measure_latency",
     "profile_models",
     "profile_table",

@@ -1,35 +1,22 @@
-"""A run's numbers as Markdown tables."""
+"""A run's numbers as tables."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 from adasap.report.profile import Profile
+from adasap.report.table import Table
 from adasap.robustness import SuiteResult, bootstrap_mean
 
 
-def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A table; the first column is left-aligned, the others right.
-
-    Example:
-        >>> print(markdown_table(["a", "b"], [["x", "1"]]))
-        | a | b |
-        |---|---:|
-        | x | 1 |
-    """
-    rule = "|".join(["---"] + ["---:"] * (len(header) - 1))
-    lines = [" | ".join(header), *(" | ".join(row) for row in rows)]
-    return "\n".join([f"| {lines[0]} |", f"|{rule}|", *(f"| {line} |" for line in lines[1:])])
-
-
-def stage_table(stages: Mapping[str, Mapping[str, SuiteResult]]) -> str:
+def stage_table(stages: Mapping[str, Mapping[str, SuiteResult]]) -> Table:
     """Mean score per stage and suite in percent; the last stage with its 95 % interval."""
     suites = list(next(iter(stages.values())))
     rows = []
     for place, (stage, results) in enumerate(stages.items(), start=1):
         last = place == len(stages)
         rows.append([stage, *(_score(results[suite], interval=last) for suite in suites)])
-    return markdown_table(["stage", *suites], rows)
+    return Table(["stage", *suites], rows)
 
 
 def _score(result: SuiteResult, *, interval: bool) -> str:
@@ -39,7 +26,7 @@ def _score(result: SuiteResult, *, interval: bool) -> str:
     return f"{100 * bounds.value:.2f} ({100 * bounds.low:.1f} to {100 * bounds.high:.1f})"
 
 
-def profile_table(profiles: Mapping[str, Profile]) -> str:
+def profile_table(profiles: Mapping[str, Profile]) -> Table:
     """Models side by side; every model after the first also as a fraction of the first."""
     names = list(profiles)
     first = profiles[names[0]]
@@ -58,4 +45,4 @@ def profile_table(profiles: Mapping[str, Profile]) -> str:
     for label, values in quantities.items():
         base = values[names[0]][0]
         rows.append([label, values[names[0]][1], *(f"{values[n][1]} ({values[n][0] / base:.2f}x)" for n in names[1:])])
-    return markdown_table(["", *names], rows)
+    return Table(["", *names], rows)
