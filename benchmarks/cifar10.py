@@ -42,10 +42,11 @@ STAGES = ("dense", "warmed up", "pruned", "recalibrated", "fine-tuned")
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", type=Path, default=Path("runs/cifar10"))
+    parser.add_argument("--only", nargs="+", choices=list(RUNS), default=list(RUNS), help="these runs only")
     parser.add_argument("--report", action="store_true", help="only rewrite results and tables from finished runs")
     arguments = parser.parse_args()
     console = Console()
-    for name in RUNS:
+    for name in arguments.only:
         if not arguments.report and not (arguments.runs / name / "result.json").is_file():
             run_recipe(read_recipe(RECIPES / f"{name}.yaml"), arguments.runs / name, console)
             write_report(arguments.runs)

@@ -12,7 +12,7 @@ from adasap.training import PhaseRecord, PruneRecord, Record, StageRecord, StepR
 
 
 class ProgressObserver:
-    """One bar over the whole run with time left, and a line per stage."""
+    """One bar over the whole run with time left, and a line per stage that changed something."""
 
     def __init__(self, console: Console, title: str) -> None:
         self._console, self._title = console, title
@@ -27,6 +27,9 @@ class ProgressObserver:
         )
         self._bar: TaskID | None = None
         self._kept = ""
+        self._removed = 0
+        self._mask_error = 0.0
+        self._scores: dict[str, float] = {}
 
     def __enter__(self) -> Self:
         self._progress.start()
@@ -38,15 +41,18 @@ class ProgressObserver:
         self._progress.stop()
 
     def __call__(self, record: Record) -> None:
-        if isinstance(record, StageRecord):
+        if isinstance(record, StageRecord) and record.scores != self._scores:
+            self._scores = record.scores
             scores = ", ".join(f"{suite} {100 * score:.2f} %" for suite, score in record.scores.items())
             self._console.print(f"{self._title}: {record.stage:<12} {scores}", highlight=False)
         elif isinstance(record, PruneRecord):
             self._kept = f"{record.cost:,.0f} {record.unit}"
-            if record.event == record.events:
+            self._removed += record.removed
+            self._mask_error = max(self._mask_error, record.mask_error)
+            if record.event == record.events and self._removed:
                 self._console.print(
                     f"{self._title}: {'cut':<12} {self._kept} left of the {record.cost_limit:,.0f} allowed; "
-                    f"cut = masked within {record.mask_error:.1g}",
+                    f"every cut = masked within {self._mask_error:.1g}",
                     highlight=False,
                 )
         elif isinstance(record, PhaseRecord):
