@@ -277,6 +277,18 @@ def test_writing_channels_into_a_view_freezes_them() -> None:
     assert "writes into a view" in " ".join(groups_of(With(written))["stem"].frozen)
 
 
+def test_what_was_written_in_place_is_read_under_the_old_name() -> None:
+    def accumulated(x: Tensor) -> Tensor:
+        total = torch.zeros_like(x)
+        total.add_(x)
+        return total
+
+    net = With(accumulated)
+    groups = trace_groups(net, IMAGES)
+    assert [group.name for group in prunable(groups)] == ["stem"]
+    assert check_cut(net, groups, random_kept(groups), IMAGES).holds
+
+
 def test_tied_parameters_have_one_name() -> None:
     class Tied(Net):
         def __init__(self) -> None:

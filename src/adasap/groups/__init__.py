@@ -1,7 +1,7 @@
 """What moves together: channel groups, how they are found and cut, and the proof of a cut."""
 
 from adasap.groups.check import CutProof, check_cut, cut_matches_mask
-from adasap.groups.cutting import cut_, mask_, masked
+from adasap.groups.cutting import cut_
 from adasap.groups.group import (
     ChannelGroup,
     Extent,
@@ -13,6 +13,7 @@ from adasap.groups.group import (
     prunable,
     widths,
 )
+from adasap.groups.masking import mask_, masked
 from adasap.groups.trace import trace_groups
 
 __all__ = [

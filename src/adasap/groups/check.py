@@ -18,13 +18,13 @@ from adasap.groups.cutting import (
     cut_,
     cut_tensor,
     kept_masks,
-    masked,
     masks_by_dim,
     named_tensors,
     removed_channels,
 )
 from adasap.groups.exported import ExampleInputs, as_arguments, evaluating, in_mode
 from adasap.groups.group import ChannelGroup
+from adasap.groups.masking import masked
 from adasap.groups.redraw import redraw_, scale_statistics_
 
 MAX_RELATIVE_ERROR = 1e-9

@@ -1,10 +1,9 @@
-"""Removing channels from tensors and modules: what stays, the cut, and the mask that equals it."""
+"""Removing channels from tensors and modules: what stays, and the cut itself."""
 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import torch
@@ -181,48 +180,6 @@ def named_tensors(model: nn.Module) -> dict[str, Tensor]:
     tensors: dict[str, Tensor] = dict(model.named_parameters(remove_duplicate=False))
     tensors.update(model.named_buffers(remove_duplicate=False))
     return tensors
-
-
-def mask_(model: nn.Module, groups: Sequence[ChannelGroup], kept: Mapping[str, Tensor]) -> None:
-    """Zero the removed channels in every consumer slot, in place: the cut model must equal this one.
-
-    Raises:
-        PlanError: As `kept_masks`.
-    """
-    for tensor, dim, index in _consumer_entries(model, groups, kept):
-        with torch.no_grad():
-            tensor.index_fill_(dim, index, 0.0)
-
-
-@contextmanager
-def masked(model: nn.Module, groups: Sequence[ChannelGroup], kept: Mapping[str, Tensor]) -> Iterator[None]:
-    """`mask_` for a while: the zeroed entries are saved and come back bit for bit, also after an error."""
-    entries = _consumer_entries(model, groups, kept)
-    saved = [tensor.detach().index_select(dim, index) for tensor, dim, index in entries]
-    try:
-        mask_(model, groups, kept)
-        yield
-    finally:
-        with torch.no_grad():
-            for (tensor, dim, index), values in zip(entries, saved, strict=True):
-                tensor.index_copy_(dim, index, values)
-
-
-def _consumer_entries(
-    model: nn.Module, groups: Sequence[ChannelGroup], kept: Mapping[str, Tensor]
-) -> list[tuple[Tensor, int, Tensor]]:
-    removed = removed_channels(groups, kept)
-    tensors = named_tensors(model)
-    return [
-        (
-            tensors[slot.name],
-            slot.dim,
-            slot.positions[removed[group.name]].flatten().to(tensors[slot.name].device),
-        )
-        for group in groups
-        if group.name in removed
-        for slot in group.with_role("consumer")
-    ]
 
 
 def _owners(model: nn.Module) -> dict[int, list[nn.Module]]:

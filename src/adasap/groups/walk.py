@@ -142,7 +142,7 @@ def _update_mutated(call: Call, result: Any, values: dict[fx.Node, Any]) -> None
     if not isinstance(target, fx.Node):
         return
     before = values.get(target)
-    seen_through_views = len([user for user in target.users if user.op == "call_function"]) > 1 or _is_view(target)
+    seen_through_views = _is_view(target) or any(_is_view(user) for user in target.users if user in values)
     if isinstance(before, Tensor) and seen_through_views and bool(((before == 0) & (result != 0)).any()):
         call.book.freeze(result, f"{call.where} writes into a view")
     if not isinstance(before, TensorRef):
