@@ -18,7 +18,7 @@ from adasap.errors import BudgetError, CheckpointError, RecipeError, TrainingErr
 from adasap.groups import trace_groups, widths
 from adasap.models import open_model
 from adasap.pruning import MACs
-from adasap.training import CompressionRun, PruneRecord, Record, StepRecord, plain_steps
+from adasap.training import CompressionRun, PruneRecord, Record, StepRecord
 
 Tree = dict[str, Any]
 TinyRecipe = Callable[..., Tree]
@@ -180,8 +180,7 @@ def test_a_preview_trains_nothing(tiny_recipe: TinyRecipe, capsys: pytest.Captur
 
 def test_plain_steps_of_a_run_are_what_it_then_takes(tiny_recipe: TinyRecipe) -> None:
     recipe: Recipe = parse_recipe(tiny_recipe())
-    options = {name: getattr(recipe, name) for name in ("seed", "training", "warm_up", "pruning", "fine_tune")}
     opened = CompressionRun(
-        open_model(recipe.model), open_task(recipe), open_data(recipe), **options, folder=None, observe=lambda r: None
+        open_model(recipe.model), open_task(recipe), open_data(recipe), recipe, folder=None, observe=lambda r: None
     )
-    assert plain_steps(opened) == compress(tiny_recipe()).counters.passes
+    assert opened.timetable.plain_steps(recipe) == compress(tiny_recipe()).counters.passes

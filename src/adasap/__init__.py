@@ -10,7 +10,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from adasap.config import Compression, Recipe, read_recipe
+    from adasap.config import Recipe, read_recipe
     from adasap.criteria import Evidence, build_criterion, score
     from adasap.export import load, save
     from adasap.groups import ChannelGroup, Slot, check_cut, prunable, trace_groups, widths
@@ -27,11 +27,12 @@ if TYPE_CHECKING:
         sharpness_aware_gradients,
     )
     from adasap.tasks import ClassificationTask, Task
+    from adasap.training import Compression, Data
 
 __version__ = "0.1.0"
 
 _HOMES = {
-    "config": ("Compression", "Recipe", "read_recipe"),
+    "config": ("Recipe", "read_recipe"),
     "criteria": ("Evidence", "build_criterion", "score"),
     "export": ("load", "save"),
     "groups": ("ChannelGroup", "Slot", "check_cut", "prunable", "trace_groups", "widths"),
@@ -48,6 +49,7 @@ _HOMES = {
         "sharpness_aware_gradients",
     ),
     "tasks": ("ClassificationTask", "Task"),
+    "training": ("Compression", "Data"),
 }
 _HOME_OF = {name: room for room, names in _HOMES.items() for name in names}
 
@@ -57,6 +59,7 @@ __all__ = [
     "ChannelGroup",
     "ClassificationTask",
     "Compression",
+    "Data",
     "Evidence",
     "MACs",
     "ModelSpec",

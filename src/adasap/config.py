@@ -16,31 +16,9 @@ from pydantic import TypeAdapter, ValidationError
 from adasap.data import Augmentation, DataSource
 from adasap.errors import AdasapError, RecipeError, suggestion
 from adasap.models import ModelSpec
-from adasap.pruning import PruningOptions
 from adasap.robustness import SuiteSource
 from adasap.tasks import ClassificationOptions
-from adasap.training import PhaseOptions, SharpnessOptions, TrainingOptions
-
-
-@dataclass(frozen=True, kw_only=True)
-class Compression:
-    """The three steps, whatever the model, task and data.
-
-    Attributes:
-        seed: Of data order, augmentation and dropout.
-        training: What the three steps share.
-        warm_up: Step 1: its length and perturbation; step 2 goes on with the same perturbation.
-        pruning: Step 2: criterion, budget, schedule.
-        fine_tune: Step 3: its length and perturbation.
-    """
-
-    seed: int = 0
-    training: TrainingOptions = field(default_factory=TrainingOptions)
-    warm_up: PhaseOptions = field(default_factory=lambda: PhaseOptions(epochs=1.0))
-    pruning: PruningOptions = field(default_factory=PruningOptions)
-    fine_tune: PhaseOptions = field(
-        default_factory=lambda: PhaseOptions(epochs=3.0, sharpness=SharpnessOptions(kind="uniform"))
-    )
+from adasap.training import Compression
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,12 +8,11 @@ from typing import Any
 
 from torch import nn
 
-from adasap.config import Compression
 from adasap.groups import ChannelGroup
 from adasap.pruning import PruningPlan
 from adasap.robustness import SuiteResult
 from adasap.tasks import Task
-from adasap.training import CompressionRun, Counters, Data, Observer, ignore
+from adasap.training import Compression, CompressionRun, Counters, Data, Observer, ignore
 
 
 def compress(
@@ -41,33 +40,23 @@ def compress(
     Raises:
         AdasapError: Before training, for anything in the model, data or options that cannot work.
     """
-    run = CompressionRun(
-        model,
-        task,
-        data,
-        seed=config.seed,
-        training=config.training,
-        warm_up=config.warm_up,
-        pruning=config.pruning,
-        fine_tune=config.fine_tune,
-        folder=folder,
-        observe=observe,
-    )
+    run = CompressionRun(model, task, data, config, folder=folder, observe=observe)
+    times = run.timetable
     run.evaluate("dense", run.dense_model)
 
     # Step 1. Warm up: every channel has its own perturbation radius, the wider the less the channel matters.
-    run.train("warm-up", until=run.warm_up_end)
+    run.train("warm-up", until=times.warm_up_end)
     run.evaluate("warmed up")
 
     # Step 2. Prune: remove the least important channels event by event, while the adaptive steps go on.
-    for event in run.events:
+    for event in times.events:
         run.train("pruning", until=event.step)
         run.prune(event)
     run.evaluate("recalibrated")
-    run.train("pruning", until=run.pruning_end)
+    run.train("pruning", until=times.pruning_end)
 
     # Step 3. Fine-tune: one uniform radius, so that the whole network ends in a flat region.
-    run.train("fine-tuning", until=run.num_steps)
+    run.train("fine-tuning", until=times.num_steps)
     run.evaluate("fine-tuned", run.final_model())
 
     run.close()

@@ -13,7 +13,7 @@ from adasap.cli.runs import check_classes, cost_line, open_data, open_task, run_
 from adasap.config import Recipe, read_recipe
 from adasap.models import open_model
 from adasap.report import profile_table, stage_table
-from adasap.training import CompressionRun, first_plan, ignore, plain_steps
+from adasap.training import CompressionRun, first_plan, ignore
 
 
 def compress(
@@ -39,18 +39,8 @@ def preview(recipe: Recipe, console: Console) -> None:
     data, model = open_data(recipe), open_model(recipe.model, trust_builder=True)
     check_classes(model, recipe, data.train)
     task = open_task(recipe)
-    run = CompressionRun(
-        model,
-        task,
-        data,
-        seed=recipe.seed,
-        training=recipe.training,
-        warm_up=recipe.warm_up,
-        pruning=recipe.pruning,
-        fine_tune=recipe.fine_tune,
-        folder=None,
-        observe=ignore,
-    )
+    run = CompressionRun(model, task, data, recipe, folder=None, observe=ignore)
+    times = run.timetable
     plan, seconds = first_plan(run)
     table = Table("group", "channels", "would keep", "frozen because", title=recipe.name)
     kept = plan.widths()
@@ -60,11 +50,11 @@ def preview(recipe: Recipe, console: Console) -> None:
     console.print(table)
     cost, dense = run.cost.total(kept), run.cost.dense
     console.print(
-        f"{dense:,.0f} {run.cost.unit} now, at most {run.events[-1].limit:,.0f} allowed at the end, "
+        f"{dense:,.0f} {run.cost.unit} now, at most {times.events[-1].limit:,.0f} allowed at the end, "
         f"{cost:,.0f} ({cost / dense:.3f}) by this plan.\n"
-        f"{run.num_steps} steps: warm-up to {run.warm_up_end}, {len(run.events)} pruning events to {run.pruning_end}, "
-        f"then fine-tuning.\n"
-        f"Cost: {plain_steps(run)} plain steps; one took {seconds:.2f} s here at dense width, "
-        f"so at most about {plain_steps(run) * seconds / 60:.0f} minutes without evaluations.",
+        f"{times.num_steps} steps: warm-up to {times.warm_up_end}, {len(times.events)} pruning events to "
+        f"{times.pruning_end}, then fine-tuning.\n"
+        f"Cost: {times.plain_steps(recipe)} plain steps; one took {seconds:.2f} s here at dense width, "
+        f"so at most about {times.plain_steps(recipe) * seconds / 60:.0f} minutes without evaluations.",
         highlight=False,
     )

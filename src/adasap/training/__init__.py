@@ -1,9 +1,9 @@
 """The loop that carries the three steps: runtime, state, checkpoints, records."""
 
 from adasap.training.optimizer import OptimizerOptions, ScheduleOptions, build_optimizer, learning_rate_factor
-from adasap.training.options import PhaseOptions, TrainingOptions
+from adasap.training.options import Compression, PhaseOptions, TrainingOptions
 from adasap.training.perturber import Perturber, SharpnessOptions
-from adasap.training.preview import first_plan, plain_steps
+from adasap.training.preview import first_plan
 from adasap.training.records import (
     Observer,
     PhaseRecord,
@@ -14,12 +14,14 @@ from adasap.training.records import (
     as_dict,
     ignore,
 )
-from adasap.training.run import CompressionRun, Data, Event
+from adasap.training.run import CompressionRun, Data
 from adasap.training.runtime import Runtime, RuntimeOptions
 from adasap.training.seed import derived_seed
 from adasap.training.state import Counters, TrainingState
+from adasap.training.timetable import Event, Timetable
 
 __all__ = [
+    "Compression",
     "CompressionRun",
     "Counters",
     "Data",
@@ -37,6 +39,7 @@ __all__ = [
     "SharpnessOptions",
     "StageRecord",
     "StepRecord",
+    "Timetable",
     "TrainingOptions",
     "TrainingState",
     "as_dict",
@@ -45,5 +48,4 @@ __all__ = [
     "first_plan",
     "ignore",
     "learning_rate_factor",
-    "plain_steps",
 ]

@@ -1,10 +1,11 @@
-"""The options of the loop itself."""
+"""The options of a run: what the three steps share, and each of them."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 
 from adasap.errors import RecipeError
+from adasap.pruning import PruningOptions
 from adasap.training.optimizer import OptimizerOptions, ScheduleOptions
 from adasap.training.perturber import SharpnessOptions
 from adasap.training.runtime import RuntimeOptions
@@ -52,3 +53,24 @@ class PhaseOptions:
     def __post_init__(self) -> None:
         if self.epochs < 0:
             raise RecipeError(f"epochs is {self.epochs}; give 0 or more")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Compression:
+    """The three steps, whatever the model, task and data.
+
+    Attributes:
+        seed: Of data order, augmentation and dropout.
+        training: What the three steps share.
+        warm_up: Step 1: its length and perturbation; step 2 goes on with the same perturbation.
+        pruning: Step 2: criterion, budget, schedule.
+        fine_tune: Step 3: its length and perturbation.
+    """
+
+    seed: int = 0
+    training: TrainingOptions = field(default_factory=TrainingOptions)
+    warm_up: PhaseOptions = field(default_factory=lambda: PhaseOptions(epochs=1.0))
+    pruning: PruningOptions = field(default_factory=PruningOptions)
+    fine_tune: PhaseOptions = field(
+        default_factory=lambda: PhaseOptions(epochs=3.0, sharpness=SharpnessOptions(kind="uniform"))
+    )

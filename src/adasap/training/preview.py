@@ -10,12 +10,6 @@ from adasap.pruning import PruningPlan
 from adasap.training.run import CompressionRun
 
 
-def plain_steps(run: CompressionRun) -> int:
-    """Cost of the whole run in plain steps, that is in forward-backward passes."""
-    lengths = (run.warm_up_end, run.pruning_end - run.warm_up_end, run.num_steps - run.pruning_end)
-    return sum(n * options.passes for n, options in zip(lengths, run.phases.values(), strict=True))
-
-
 def first_plan(run: CompressionRun) -> tuple[PruningPlan, float]:
     """The last event's plan by the criterion at the starting weights, and the seconds of one plain step.
 
@@ -24,7 +18,7 @@ def first_plan(run: CompressionRun) -> tuple[PruningPlan, float]:
     seconds = _measure_plain_step(run)
     evidence = run.state.evidence.mean() if run.criterion.needs else None
     scores = run.criterion.score(run.state.model, run.dense_groups, evidence)
-    return run.select(run.dense_groups, scores, run.events[-1].limit), seconds
+    return run.select(run.dense_groups, scores, run.timetable.events[-1].limit), seconds
 
 
 def _measure_plain_step(run: CompressionRun) -> float:

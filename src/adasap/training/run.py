@@ -23,7 +23,6 @@ from adasap.errors import CheckpointError, RecipeError, TrainingError
 from adasap.groups import ChannelGroup, Scores, cut_matches_mask, fingerprint, trace_groups, widths
 from adasap.pruning import (
     Budget,
-    PruningOptions,
     PruningPlan,
     apply_plan_,
     build_cost,
@@ -35,11 +34,12 @@ from adasap.tasks import Task
 from adasap.training.folder import RunFolder
 from adasap.training.loop import Trainer
 from adasap.training.optimizer import build_optimizer
-from adasap.training.options import PhaseOptions, TrainingOptions
+from adasap.training.options import Compression
 from adasap.training.perturber import Perturber
 from adasap.training.records import Observer, PhaseRecord, PruneRecord, Record, StageRecord
 from adasap.training.runtime import Runtime
 from adasap.training.state import TrainingState
+from adasap.training.timetable import Event, Timetable
 
 MAX_MASK_ERROR = 1e-3
 """Largest relative float32 difference between a cut model and the masked one that is taken for rounding."""
@@ -62,15 +62,6 @@ class Data:
     augmentation: Augmentation = Augmentation()  # noqa: RUF009 - frozen
 
 
-@dataclass(frozen=True)
-class Event:
-    """A pruning event: after `step` steps the cost may be at most `limit`."""
-
-    number: int
-    step: int
-    limit: float
-
-
 class CompressionRun:
     """The state of a run and the verbs the pipeline is written in.
 
@@ -78,9 +69,7 @@ class CompressionRun:
         model: The dense model; changed in place.
         task: What good means.
         data: Training images and evaluation suites.
-        seed: Of data order, augmentation and dropout.
-        training: Optimizer, schedule, runtime.
-        warm_up, pruning, fine_tune: The three steps.
+        config: The options of the three steps.
         folder: Where records, checkpoint and stage results are kept; None keeps nothing and cannot resume.
         observe: Called with every record.
     """
@@ -90,53 +79,22 @@ class CompressionRun:
         model: nn.Module,
         task: Task[Any],
         data: Data,
+        config: Compression,
         *,
-        seed: int,
-        training: TrainingOptions,
-        warm_up: PhaseOptions,
-        pruning: PruningOptions,
-        fine_tune: PhaseOptions,
         folder: Path | None,
         observe: Observer,
     ) -> None:
-        self.task, self.data, self.seed, self.options, self.pruning = task, data, seed, training, pruning
-        # Step 2 goes on with step 1's perturbation.
-        self.phases = {
-            "warm-up": warm_up.sharpness,
-            "pruning": warm_up.sharpness,
-            "fine-tuning": fine_tune.sharpness,
-        }
-        self.runtime = Runtime(training.runtime)
+        self.task, self.data, self.config = task, data, config
+        self.runtime = Runtime(config.training.runtime)
         self.folder = RunFolder(folder)
         self.runtime.wait()  # every rank has read it
         self._watchers: list[Observer] = [self.folder.observe, observe] if self.runtime.is_main else []
-        self.criterion = build_criterion(pruning.criterion, **pruning.criterion_options)
-        self.stream = TrainingStream(
-            data.train,
-            data.augmentation,
-            batch_size=training.batch_size,
-            seed=seed,
-            num_workers=training.num_workers,
-            rank=self.runtime.rank,
-            world_size=self.runtime.world_size,
-        )
-        per_epoch = self.stream.steps_per_epoch
-        self.warm_up_end = round(warm_up.epochs * per_epoch)
-        self.pruning_end = self.warm_up_end + round(pruning.epochs * per_epoch)
-        self.num_steps = self.pruning_end + round(fine_tune.epochs * per_epoch)
-
-        self.example_inputs = data.example_inputs
-        self.dense_groups = trace_groups(model, self.example_inputs, keep=pruning.keep)
-        validate_criterion(self.criterion, model, self.dense_groups)
-        self.cost = build_cost(pruning.budget, model, self.dense_groups, self.example_inputs)
-        self.events = self._plan_events()
-        if self.criterion.needs and self.events[0].step == 0:
-            raise RecipeError(
-                f"criterion {pruning.criterion!r} needs gradients, but the first pruning event comes before any step; "
-                "give warm_up.epochs above 0, or a criterion of the weights such as l2"
-            )
-        self.floors = pruning.floors(self.dense_groups)
-        self.select(self.dense_groups, self._equal_scores(), self.events[-1].limit)  # an impossible budget fails here
+        self.stream = self._open_stream()
+        self.criterion = build_criterion(config.pruning.criterion, **config.pruning.criterion_options)
+        self.dense_groups = trace_groups(model, data.example_inputs, keep=config.pruning.keep)
+        self.cost = build_cost(config.pruning.budget, model, self.dense_groups, data.example_inputs)
+        self.timetable = Timetable.of(config, self.stream.steps_per_epoch, self.cost)
+        self._check_feasible(model)
         self.dense_model = copy.deepcopy(model)
         self.state = self._open_state(model)
         self.stages = self.folder.stages
@@ -146,10 +104,10 @@ class CompressionRun:
             self.state,
             task,
             self.runtime,
-            training,
-            num_steps=self.num_steps,
-            warm_up_steps=round(training.schedule.warm_up_epochs * per_epoch),
-            seed=seed,
+            config.training,
+            num_steps=self.timetable.num_steps,
+            warm_up_steps=self.timetable.rising,
+            seed=config.seed,
             observe=self._observe,
         )
 
@@ -160,13 +118,14 @@ class CompressionRun:
         counters = self.state.counters
         if counters.step >= until:
             return
-        self._observe(PhaseRecord(counters.step, phase, until, self.num_steps))
-        perturber = Perturber(self.phases[phase])
-        criterion = self.criterion if counters.step < self.pruning_end else None
+        self._observe(PhaseRecord(counters.step, phase, until, self.timetable.num_steps))
+        sharpness = (self.config.fine_tune if phase == "fine-tuning" else self.config.warm_up).sharpness
+        perturber = Perturber(sharpness)
+        criterion = self.criterion if counters.events < len(self.timetable.events) else None
         for batch in self.stream.iterate(counters.step):
             self.trainer.step(batch, phase, perturber, criterion)
-            due = counters.step % self.options.checkpoint_every == 0
-            if due and counters.step % self.phases[phase].refresh == 0:
+            due = counters.step % self.config.training.checkpoint_every == 0
+            if due and counters.step % sharpness.refresh == 0:
                 self.checkpoint()
             if counters.step >= until:
                 return
@@ -189,7 +148,7 @@ class CompressionRun:
         state.evidence.reset()
         state.counters.events = event.number
         self.trainer.rewrap()
-        if event.number == len(self.events):
+        if event.number == len(self.timetable.events):
             self.evaluate("pruned")
         self.recalibrate()
         removed = sum(widths(groups).values()) - sum(widths(state.groups).values())
@@ -197,7 +156,7 @@ class CompressionRun:
             PruneRecord(
                 step=state.counters.step,
                 event=event.number,
-                events=len(self.events),
+                events=len(self.timetable.events),
                 cost=self.cost.total(widths(state.groups)),
                 cost_limit=event.limit,
                 unit=self.cost.unit,
@@ -211,16 +170,22 @@ class CompressionRun:
     def select(self, groups: Sequence[ChannelGroup], scores: Scores, limit: float) -> PruningPlan:
         """What stays under a limit, by the floors and multiples of the recipe."""
         budget = Budget(self.cost, limit=limit)
-        return select_channels(groups, scores, budget, floors=self.floors, multiple_of=self.pruning.multiple_of)
+        return select_channels(
+            groups,
+            scores,
+            budget,
+            floors=self.config.pruning.floors(self.dense_groups),
+            multiple_of=self.config.pruning.multiple_of,
+        )
 
     def recalibrate(self) -> None:
         """Re-estimates norm statistics on the first batches of the run, the same on every rank."""
-        if self.pruning.recalibration_batches == 0:
+        if self.config.pruning.recalibration_batches == 0:
             return
         with self.runtime.autocast():
             recalibrate_(
                 self.state.model,
-                self.first_batches(self.pruning.recalibration_batches),
+                self.first_batches(self.config.pruning.recalibration_batches),
                 forward=self.task.loss,
             )
         self.runtime.average_buffers_(self.state.model)
@@ -264,18 +229,36 @@ class CompressionRun:
 
     def first_batches(self, count: int) -> list[Any]:
         """Prepared training batches that are the same on every rank."""
-        stream = TrainingStream(
-            self.data.train, self.data.augmentation, batch_size=self.options.batch_size, seed=self.seed
-        )
+        stream = self._open_stream(whole=True)
         batches = stream.iterate(0)
         return [self.task.prepare(next(batches), self.runtime.device) for _ in range(count)]
 
     # Opening
 
-    def _plan_events(self) -> list[Event]:
-        steps = self.pruning.event_steps(self.warm_up_end, self.pruning_end)
-        limits = self.pruning.limits(self.cost, len(steps))
-        return [Event(r + 1, step, limit) for r, (step, limit) in enumerate(zip(steps, limits, strict=True))]
+    def _open_stream(self, *, whole: bool = False) -> TrainingStream:
+        """This rank's part of the batches, or the whole ones."""
+        ranks = {} if whole else {"rank": self.runtime.rank, "world_size": self.runtime.world_size}
+        workers = 0 if whole else self.config.training.num_workers
+        return TrainingStream(
+            self.data.train,
+            self.data.augmentation,
+            batch_size=self.config.training.batch_size,
+            seed=self.config.seed,
+            num_workers=workers,
+            **ranks,
+        )
+
+    def _check_feasible(self, model: nn.Module) -> None:
+        """What cannot work fails here, before the first step."""
+        validate_criterion(self.criterion, model, self.dense_groups)
+        events = self.timetable.events
+        if self.criterion.needs and events[0].step == 0:
+            raise RecipeError(
+                f"criterion {self.config.pruning.criterion!r} needs gradients, but the first pruning event comes "
+                "before any step; give warm_up.epochs above 0, or a criterion of the weights such as l2"
+            )
+        equal = {group.name: torch.ones(group.num_channels) for group in self.dense_groups}
+        self.select(self.dense_groups, equal, events[-1].limit)
 
     def _open_state(self, model: nn.Module) -> TrainingState:
         saved = self.folder.saved
@@ -290,9 +273,11 @@ class CompressionRun:
             plan = PruningPlan.from_json(saved[1]["plan"])
             groups = apply_plan_(model, groups, plan)
         model = self.runtime.place(model)
-        decay = self.options.average_decay
+        decay = self.config.training.average_decay
         averaged = None if decay is None else _average_of(model, decay)
-        state = TrainingState(model, groups, build_optimizer(model, self.options.optimizer), plan, Evidence(), averaged)
+        state = TrainingState(
+            model, groups, build_optimizer(model, self.config.training.optimizer), plan, Evidence(), averaged
+        )
         if saved is not None:
             state.load(*saved)
             if self.runtime.scaler is not None:
@@ -301,19 +286,17 @@ class CompressionRun:
 
     def _identity(self) -> dict[str, Any]:
         """What must not change between a run and its resumption."""
-        options = repr((self.seed, self.options.batch_size, self.options.optimizer, self.options.schedule, self.phases))
+        config = self.config
+        phases = (config.warm_up, config.fine_tune)
+        training = config.training
         return {
             "groups": fingerprint(self.dense_groups),
-            "options": options,
-            "pruning": repr(self.pruning),
-            "num_steps": self.num_steps,
+            "options": repr((config.seed, training.batch_size, training.optimizer, training.schedule, phases)),
+            "pruning": repr(config.pruning),
             "num_images": len(self.data.train),
         }
 
     # Small helpers
-
-    def _equal_scores(self) -> Scores:
-        return {group.name: torch.ones(group.num_channels) for group in self.dense_groups}
 
     def _agree(self) -> None:
         """Norm statistics and evidence, which each rank gathers by itself, become those of all ranks."""
@@ -326,8 +309,8 @@ class CompressionRun:
             watcher(record)
 
     def _check(self, before: nn.Module, groups: Sequence[ChannelGroup], plan: PruningPlan) -> float:
-        inputs = self.example_inputs.expand(8, *self.example_inputs.shape[1:]).to(self.runtime.device)
-        generator = torch.Generator().manual_seed(self.seed)
+        inputs = self.data.example_inputs.expand(8, *self.data.example_inputs.shape[1:]).to(self.runtime.device)
+        generator = torch.Generator().manual_seed(self.config.seed)
         inputs = inputs + torch.randn(inputs.shape, generator=generator).to(inputs)
         error = cut_matches_mask(before, self.state.model, groups, plan.kept, inputs)
         if not error <= MAX_MASK_ERROR:
