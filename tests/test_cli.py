@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,7 +15,7 @@ import yaml
 from typer.testing import CliRunner
 
 import adasap
-from adasap.cli import app, main
+from adasap.cli import app
 from adasap.errors import DataError, ModelError, RecipeError
 from adasap.models import ModelSpec, open_model
 
@@ -79,16 +81,12 @@ def test_dry_run_makes_no_folder(tiny_recipe: TinyRecipe, tmp_path: Path) -> Non
     assert not (tmp_path / "out").exists()
 
 
-def test_errors_are_sentences_with_exit_code_two(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setattr("sys.argv", ["adasap", "groups", "torchvision:resnet19"])
-    with pytest.raises(SystemExit) as stop:
-        main()
-    assert stop.value.code == 2
-    message = capsys.readouterr().err
-    assert "resnet18" in message
-    assert "Traceback" not in message
+def test_errors_are_sentences_with_exit_code_two() -> None:
+    script = Path(sys.executable).with_name("adasap")
+    done = subprocess.run([script, "groups", "torchvision:resnet19"], capture_output=True, text=True)
+    assert done.returncode == 2
+    assert "resnet18" in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 # Bad input, as a recipe meets it
@@ -133,9 +131,6 @@ def test_evaluate_wants_a_kind_and_a_path() -> None:
 
 
 def test_import_needs_nothing_but_torch_for_the_core() -> None:
-    import subprocess
-    import sys
-
     code = (
         "import sys, adasap; adasap.trace_groups, adasap.score, adasap.select_channels, adasap.adaptive_radius;"
         "print([m for m in ('torchvision', 'timm', 'pydantic', 'accelerate', 'typer') if m in sys.modules])"
