@@ -73,7 +73,7 @@ def test_auxiliary_heads_of_training_mode_are_cut_too() -> None:
     class Auxiliary(Net):
         def __init__(self) -> None:
             super().__init__()
-            self.auxiliary = nn.Linear(8, 3)
+            self.auxiliary = nn.Sequential(nn.Linear(8, 4), nn.ReLU(), nn.Dropout(), nn.Linear(4, 3))
 
         def forward(self, x: Tensor) -> Tensor | tuple[Tensor, Tensor]:
             x = F.relu(self.norm(self.stem(x))).mean((2, 3))
@@ -81,8 +81,8 @@ def test_auxiliary_heads_of_training_mode_are_cut_too() -> None:
 
     model = Auxiliary()
     groups = trace_groups(model, IMAGES[:1])
-    assert places(groups[0], 2)["auxiliary.weight", 1] == [2]
-    assert [group.name for group in groups if group.is_output] == ["head", "auxiliary"]
+    assert places(groups[0], 2)["auxiliary.0.weight", 1] == [2]
+    assert [group.name for group in groups if group.is_output] == ["head", "auxiliary.3"]
     proof = check_cut(model, groups, random_kept(groups), IMAGES)
     assert proof.holds, str(proof)
 

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import copy
-import logging
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -14,7 +12,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils import _pytree as pytree
 
 from adasap.errors import TraceError
-from adasap.groups.exported import ExampleInputs, as_arguments
+from adasap.groups.exported import ExampleInputs, as_arguments, quiet
 
 
 class Skeleton:
@@ -32,7 +30,7 @@ class Skeleton:
 
     def run(self) -> Any:
         """The outputs of the skeleton's own forward, without numbers."""
-        with torch.no_grad(), self.mode, _quiet():
+        with torch.no_grad(), self.mode, quiet():
             return self.model(*self.inputs)
 
     def output_shapes(self) -> list[tuple[int, ...]]:
@@ -44,17 +42,6 @@ class Skeleton:
             return torch.empty_strided(
                 tensor.shape, tensor.stride(), dtype=tensor.dtype, device=tensor.device
             ).requires_grad_(tensor.requires_grad)
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Trials are meant to fail at times: torch need not log a traceback for each shape that does not fit."""
-    logger = logging.getLogger("torch._subclasses.fake_tensor")
-    before, logger.disabled = logger.disabled, True
-    try:
-        yield
-    finally:
-        logger.disabled = before
 
 
 def shared_copy(model: nn.Module) -> nn.Module:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import warnings
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -46,7 +47,7 @@ def export_graph(model: nn.Module, example_inputs: ExampleInputs, *, training: b
     """
     arguments = as_arguments(example_inputs)
     try:
-        with in_mode(model, training), torch.no_grad(), warnings.catch_warnings():
+        with in_mode(model, training), torch.no_grad(), quiet(), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             program = torch.export.export(model, arguments, strict=False)
     except Exception as error:  # torch.export raises errors of many kinds
@@ -110,3 +111,14 @@ def in_mode(model: nn.Module, training: bool) -> Iterator[None]:
     finally:
         for module, training in flags:
             module.training = training
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Trials are meant to fail at times: torch need not log a traceback for each shape that does not fit."""
+    logger = logging.getLogger("torch._subclasses.fake_tensor")
+    before, logger.disabled = logger.disabled, True
+    try:
+        yield
+    finally:
+        logger.disabled = before

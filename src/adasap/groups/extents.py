@@ -16,7 +16,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from adasap.groups.assemble import Driver
 from adasap.groups.copies import Skeleton
-from adasap.groups.exported import ExampleInputs
+from adasap.groups.exported import ExampleInputs, quiet
 from adasap.groups.labels import LabelBook
 from adasap.groups.rules import Pad
 from adasap.groups.walk import Walked
@@ -132,7 +132,7 @@ def _lowered(value: Any, index: int | None) -> Any:
 def _recorded(skeleton: Skeleton, stop_after: int | None) -> list[list[int]]:
     recorder = _PadRecorder(stop_after)
     try:
-        with torch.no_grad(), skeleton.mode, recorder:
+        with torch.no_grad(), quiet(), skeleton.mode, recorder:
             skeleton.model(*skeleton.inputs)
     except _Stop:
         pass
