@@ -2,7 +2,8 @@
 
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -278,22 +279,27 @@ def test_options_that_are_no_data_are_refused_when_saving(tmp_path: Path) -> Non
         save(tmp_path / "m", _model(), spec=ModelSpec("here:build", {"layer": nn.ReLU}))
 
 
-def test_a_full_disk_keeps_the_old_file(file: Path, limited_file_size: Callable[[int], None]) -> None:
-    before = file.read_bytes()
-    limited_file_size(len(before) // 2)
-    with pytest.raises(ModelFileError, match=r"cannot write .*nothing was replaced"):
-        save(file, _cut(1), spec=SPEC, plan=PLAN, groups=GROUPS)
-    assert file.read_bytes() == before
-    assert [entry.name for entry in file.parent.iterdir()] == [file.name]
+@contextmanager
+def _no_file_beyond(size: int) -> Iterator[None]:
+    """A real failure in the middle of a write: the kernel lets no file grow beyond so many bytes.
 
-
-@pytest.fixture
-def limited_file_size() -> Any:
-    """A real failure in the middle of a write: the kernel lets no file grow beyond so many bytes."""
+    For the time of one call only: the file that the test runner reports to is under the limit, too.
+    """
     resource = pytest.importorskip("resource", reason="file size limits exist on Linux and macOS only")
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    yield lambda size: resource.setrlimit(resource.RLIMIT_FSIZE, (size, limits[1]))
-    resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, limits[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+
+def test_a_full_disk_keeps_the_old_file(file: Path) -> None:
+    before, model = file.read_bytes(), _cut(1)
+    with pytest.raises(ModelFileError, match=r"cannot write .*nothing was replaced"), _no_file_beyond(len(before) // 2):
+        save(file, model, spec=SPEC, plan=PLAN, groups=GROUPS)
+    assert file.read_bytes() == before
+    assert [entry.name for entry in file.parent.iterdir()] == [file.name]
 
 
 @pytest.mark.parametrize("builder", ["adasap:digits_net", "adasap:cifar_resnet20"])
