@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from adasap.groups.group import ChannelGroup
-from adasap.sharpness import AdaptivePerturbation, PerturbationOptions, UniformPerturbation, perturbed
+from adasap.sharpness import AdaptivePerturbation, PerturbationOptions, UniformPerturbation, perturbed, swap
 from sharpness_nets import (
     MIDPOINT,
     Toy,
@@ -55,6 +55,20 @@ def test_adaptive_epsilon_matches_the_formula_number_by_number(options):
     model = toy_with_gradients()
     actual = adaptive(options).epsilon(model)
     assert_same(actual, slow_epsilon(model, toy_groups(), toy_radii(), options))
+
+
+@pytest.mark.parametrize("numel", [1, 7])
+@pytest.mark.parametrize("scope", ["model", "group", "channel"])
+def test_tensors_that_are_worked_on_in_pieces_give_the_same(scope, numel, monkeypatch):
+    options, model = PerturbationOptions(scope=scope), toy_with_gradients()
+    whole = adaptive(options).epsilon(model)
+    monkeypatch.setattr(swap, "_CACHED_NUMEL", numel)
+    in_pieces = adaptive(options).epsilon(model)
+    assert all(torch.equal(in_pieces[name], whole[name]) for name in whole)
+    before = {name: p.detach().clone() for name, p in model.named_parameters()}
+    with perturbed(model, in_pieces):
+        assert all(torch.equal(p, before[n] + whole[n]) for n, p in model.named_parameters() if n in whole)
+    assert all(torch.equal(p, before[n]) for n, p in model.named_parameters())
 
 
 @pytest.mark.parametrize("options", GRID, ids=name_of)

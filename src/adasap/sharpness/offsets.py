@@ -6,15 +6,16 @@ Small vectors over all rows of the model carry radii, norms and coefficients; on
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 
 import torch
 from torch import Tensor
 
 from adasap.sharpness.options import PerturbationOptions, Weighting
 from adasap.sharpness.rows import KINDS, Kind, RowLayout, TensorRows
-from adasap.sharpness.swap import chunks
+from adasap.sharpness.swap import chunks, pieces
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,23 +45,40 @@ def scaled_gradients(
     Where T is 1 the gradient itself is returned, not a copy.
     """
     scaled = [_wide(_gradient(weight)) for weight in weights]
-    norms: dict[int, Tensor] = {}
-    stretched = [
-        i for i, rows in enumerate(layout.tensors) if options.geometry == "elementwise" and rows.kind != "shifts"
+    stretched = options.geometry == "elementwise"
+    norms = [
+        None if stretched and rows.kind != "shifts" else _row_norms(gradient, rows)
+        for gradient, rows in zip(scaled, layout.tensors, strict=True)
     ]
-    for part in chunks([weights[i] for i in stretched]):
-        positions = stretched[part]
-        stretch = torch._foreach_abs([_wide(weights[i]) for i in positions])
-        torch._foreach_add_(stretch, options.eta)
-        product = torch._foreach_mul(stretch, [scaled[i] for i in positions])
-        norms |= {i: _row_norms(t, layout.tensors[i]) for i, t in zip(positions, product, strict=True)}
-        torch._foreach_mul_(product, stretch)
-        for i, tensor in zip(positions, product, strict=True):
-            scaled[i] = tensor
-    for i in range(len(weights)):
-        if i not in norms:
-            norms[i] = _row_norms(scaled[i], layout.tensors[i])
-    return scaled, torch.cat([norms[i] for i in range(len(weights))])
+    positions = [i for i, norm in enumerate(norms) if norm is None]
+    for i, product, norm in _stretched(positions, weights, scaled, layout, options.eta):
+        scaled[i], norms[i] = product, norm
+    return scaled, torch.cat([norm for norm in norms if norm is not None])
+
+
+def _stretched(
+    positions: list[int], weights: Sequence[Tensor], gradients: Sequence[Tensor], layout: RowLayout, eta: float
+) -> Iterator[tuple[int, Tensor, Tensor]]:
+    """Of the tensors at these positions (|w| + eta)^2 g, in new memory, and the row norms of (|w| + eta) g."""
+    rows = [layout.tensors[i] for i in positions]
+    axes = [r.axis for r in rows]
+    products = [torch.empty_like(gradients[i]) for i in positions]
+    parts = pieces(products, axes)
+    outs = [*chain(*parts)]
+    w = [*chain(*pieces([weights[i] for i in positions], axes))]
+    g = [*chain(*pieces([gradients[i] for i in positions], axes))]
+    of_piece = [r for r, views in zip(rows, parts, strict=True) for _ in views]
+    norms: list[Tensor] = []
+    for part in chunks(outs):
+        stretch = torch._foreach_abs([_wide(t) for t in w[part]])
+        torch._foreach_add_(stretch, eta)
+        torch._foreach_copy_(outs[part], stretch)
+        torch._foreach_mul_(outs[part], g[part])
+        norms += map(_row_norms, outs[part], of_piece[part])
+        torch._foreach_mul_(outs[part], stretch)
+    for i, product, views in zip(positions, products, parts, strict=True):
+        mine, norms = norms[: len(views)], norms[len(views) :]
+        yield i, product, torch.cat(mine) if len(mine) > 1 else mine[0]
 
 
 def row_coefficients(norms: Tensor, radii: Tensor, layout: RowLayout, weighting: Weighting) -> tuple[Tensor, Tensor]:

@@ -28,12 +28,14 @@ class TensorRows:
 
     Attributes:
         kind: Whether it holds filters, scales or shifts.
+        axis: The axis of the rows.
         num_rows: Their number; a scalar has one.
         inner_dims: The axes over which the norm of a row is taken; empty if a row is a single number.
         factor_shape: The shape in which a vector over the rows multiplies the tensor, such as (C, 1, 1, 1).
     """
 
     kind: Kind
+    axis: int
     num_rows: int
     inner_dims: tuple[int, ...]
     factor_shape: tuple[int, ...]
@@ -121,6 +123,7 @@ class Channels:
         axis, shape = self._row_axis(name), tuple(tensor.shape)
         return TensorRows(
             kind=self.kind(name, tensor),
+            axis=axis,
             num_rows=shape[axis] if shape else 1,
             inner_dims=tuple(d for d in range(len(shape)) if d != axis),
             factor_shape=tuple(size if d == axis else 1 for d, size in enumerate(shape)),

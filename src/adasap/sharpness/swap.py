@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from itertools import chain
 
 import torch
 from torch import Tensor, nn
@@ -20,7 +21,7 @@ def chunks(tensors: Sequence[Tensor]) -> Iterator[slice]:
     On a CPU they fit into its cache, so that a chain of operations reads the memory once; on an accelerator
     they are many, so that there are few kernels, yet temporary copies stay small.
     """
-    limit = _CACHED_NUMEL if tensors and tensors[0].device.type == "cpu" else _ACCELERATOR_NUMEL
+    limit = _numel_at_once(tensors)
     start = numel = 0
     for position, tensor in enumerate(tensors):
         if numel and numel + tensor.numel() > limit:
@@ -29,6 +30,29 @@ def chunks(tensors: Sequence[Tensor]) -> Iterator[slice]:
         numel += tensor.numel()
     if start < len(tensors):
         yield slice(start, len(tensors))
+
+
+def pieces(tensors: Sequence[Tensor], dims: Sequence[int] | None = None) -> list[list[Tensor]]:
+    """For each tensor the views it is worked on by: itself, or if it is large, parts of it along one axis.
+
+    Args:
+        tensors: Any shapes.
+        dims: The axis to cut each of them along; the first one by default.
+    Example:
+        >>> [[tuple(part.shape) for part in parts] for parts in pieces([torch.zeros(3), torch.zeros(5, 1 << 17)])]
+        [[(3,)], [(2, 131072), (2, 131072), (1, 131072)]]
+    """
+    limit = _numel_at_once(tensors)
+    return [
+        [tensor]
+        if tensor.numel() <= limit
+        else list(torch.split(tensor, max(1, limit * tensor.shape[dim] // tensor.numel()), dim))
+        for tensor, dim in zip(tensors, dims or [0] * len(tensors), strict=True)
+    ]
+
+
+def _numel_at_once(tensors: Sequence[Tensor]) -> int:
+    return _CACHED_NUMEL if tensors and tensors[0].device.type == "cpu" else _ACCELERATOR_NUMEL
 
 
 @contextmanager
@@ -78,6 +102,7 @@ def swapped(weights: list[Tensor], offsets: list[Tensor]) -> Iterator[None]:
 @torch.no_grad()
 def _swap_in(weights: list[Tensor], offsets: list[Tensor]) -> None:
     """weights <- weights + offsets, offsets <- weights."""
+    weights, offsets = [*chain(*pieces(weights))], [*chain(*pieces(offsets))]
     for part in chunks(weights):
         moved = torch._foreach_add(weights[part], offsets[part])
         torch._foreach_copy_(offsets[part], weights[part])
