@@ -18,11 +18,13 @@ from rich.console import Console
 
 from adasap.cli.runs import run_recipe
 from adasap.config import read_recipe
+from adasap.export import atomic_write
 from adasap.report import Table
 from adasap.robustness import Interval, SuiteResult, bootstrap_mean, paired_difference
 
 ROOT = Path(__file__).parents[1]
 RECIPES = ROOT / "recipes" / "cifar10"
+RESULTS = ROOT / "results" / "cifar10.json"
 RUNS = {
     "resnet20_plain_l2": None,
     "resnet20_adasap_l2": "resnet20_plain_l2",
@@ -54,15 +56,15 @@ def main() -> None:
 
 
 def write_report(runs: Path) -> None:
-    """Results of the runs that are finished."""
-    results = {
-        name: json.loads((runs / name / "result.json").read_text())
-        for name in RUNS
-        if (runs / name / "result.json").is_file()
-    }
-    (ROOT / "results").mkdir(exist_ok=True)
-    kept = {name: {k: v for k, v in result.items() if k != "plan"} for name, result in results.items()}
-    (ROOT / "results" / "cifar10.json").write_text(json.dumps(kept) + "\n")
+    """Results of the runs that are finished here, beside the committed results of runs that were made elsewhere."""
+    results = json.loads(RESULTS.read_text()) if RESULTS.is_file() else {}
+    for name in RUNS:
+        if (runs / name / "result.json").is_file():
+            result = json.loads((runs / name / "result.json").read_text())
+            results[name] = {key: value for key, value in result.items() if key != "plan"}
+    results = {name: results[name] for name in RUNS if name in results}
+    with atomic_write(RESULTS) as file:
+        file.write((json.dumps(results) + "\n").encode())
     text = "\n\n".join([final_table(results), stages_table(results), differences_table(results)])
     (ROOT / "docs" / "results-cifar10.md").write_text("# CIFAR-10, tables\n\n" + text + "\n")
 

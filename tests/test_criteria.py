@@ -285,7 +285,7 @@ def test_groups_of_another_model_are_refused() -> None:
 
 
 def test_an_unknown_name_names_the_nearest() -> None:
-    with pytest.raises(RecipeError, match=r"did you mean 'taylor'.*known: l1, l2"):
+    with pytest.raises(RecipeError, match="did you mean 'taylor'"):
         build_criterion("tailor")
 
 

@@ -90,7 +90,7 @@ def test_masks_cover_only_axes_that_lose_something() -> None:
 @pytest.mark.parametrize(
     ("kept", "message"),
     [
-        ({"sten": torch.tensor([0])}, "nearest are stem"),
+        ({"sten": torch.tensor([0])}, "did you mean 'stem'"),
         ({"stem": torch.tensor([0, 8])}, "channels 0 to 7"),
         ({"stem": torch.tensor([-1, 2])}, "channels 0 to 7"),
         ({"stem": torch.tensor([], dtype=torch.int64)}, "keeps at least one"),

@@ -38,7 +38,7 @@ def test_no_backbone_is_fetched(no_network: None) -> None:
 @pytest.mark.parametrize(
     ("builder", "words"),
     [
-        ("adasap:digit_net", "did you mean digits_net"),
+        ("adasap:digit_net", "did you mean 'digits_net'"),
         ("adasap:resnet20", "did you mean .*cifar_resnet20"),
         ("torchvision:resnet19", "did you mean .*resnet"),
         ("timm:resnet-18", "did you mean .*resnet18"),
@@ -95,7 +95,7 @@ def test_the_users_own_function(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert "my_nets" not in sys.modules  # refused before its code ran
     assert open_model(spec, trust_builder=True)(torch.zeros(1, 5)).shape == (1, 2)
     assert open_model(spec, builder=lambda width: nn.Linear(width, 3))(torch.zeros(1, 5)).shape == (1, 3)
-    with pytest.raises(ModelError, match="did you mean tiny"):
+    with pytest.raises(ModelError, match="did you mean 'tiny'"):
         open_model(ModelSpec("my_nets:tinny"), trust_builder=True)
     with pytest.raises(ModelError, match=r"returned a int; wanted a torch\.nn\.Module"):
         open_model(ModelSpec("my_nets:number"), trust_builder=True)

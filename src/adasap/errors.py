@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from difflib import get_close_matches
 
+_MOST_LISTED = 20
+
 
 class AdasapError(Exception):
     """Base of every error this package raises on purpose; the command line prints it without a traceback."""
@@ -47,15 +49,18 @@ class CheckpointError(AdasapError, RuntimeError):
 
 
 def suggestion(given: object, known: Iterable[str]) -> str:
-    """The end of a message about an unknown name: the nearest known one, or all of them.
+    """The end of a message about an unknown name: the nearest known ones, or what there is.
 
     Example:
         >>> suggestion("adamw", ["SGD", "Adam", "AdamW"])
-        "did you mean 'AdamW'?"
+        "did you mean 'AdamW' or 'Adam'?"
         >>> suggestion("xyz", ["l1", "l2"])
         'there are: l1, l2'
     """
     names = list(known)
     folded = {name.lower(): name for name in names}
-    near = get_close_matches(str(given).lower(), folded, n=1, cutoff=0.5)
-    return f"did you mean {folded[near[0]]!r}?" if near else f"there are: {', '.join(names)}"
+    near = [repr(folded[name]) for name in get_close_matches(str(given).lower(), folded, n=3)]
+    if near:
+        return f"did you mean {' or '.join([', '.join(near[:-1]), near[-1]] if near[1:] else near)}?"
+    more = f" and {len(names) - _MOST_LISTED} more" if len(names) > _MOST_LISTED else ""
+    return f"there are: {', '.join(names[:_MOST_LISTED])}{more}"

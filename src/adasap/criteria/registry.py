@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
@@ -15,7 +14,7 @@ from adasap.criteria.norm_scale import NormScale
 from adasap.criteria.protocol import Criterion, Need
 from adasap.criteria.random import Random
 from adasap.criteria.taylor import Taylor, TaylorNorm
-from adasap.errors import RecipeError
+from adasap.errors import RecipeError, suggestion
 from adasap.groups.group import ChannelGroup, Scores
 
 ScoreFunction = Callable[[nn.Module, Sequence[ChannelGroup]], Scores]
@@ -117,9 +116,7 @@ class FunctionCriterion:
 
 def _build_named(name: str, options: dict[str, Any]) -> Criterion:
     if name not in _FACTORIES:
-        near = difflib.get_close_matches(name, _FACTORIES, n=1)
-        hint = f"did you mean {near[0]!r}? " if near else ""
-        raise RecipeError(f"no criterion is called {name!r}; {hint}known: {', '.join(criterion_names())}")
+        raise RecipeError(f"no criterion is called {name!r}; {suggestion(name, _FACTORIES)}")
     try:
         return _FACTORIES[name](**options)
     except TypeError as error:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -13,7 +12,7 @@ from torch import Tensor
 
 from adasap.data.draws import generator_seeds, kept_random_state, random_integers
 from adasap.data.images import ImageSet, InMemoryImages
-from adasap.errors import DataError, RecipeError
+from adasap.errors import DataError, RecipeError, suggestion
 
 Transform = Callable[[Tensor], Tensor]
 
@@ -101,9 +100,8 @@ class ExtraTransform:
 
         known = _transform_names(v2)
         if self.name not in known:
-            near = difflib.get_close_matches(self.name, known, n=3) or known[:3]
             raise RecipeError(
-                f"torchvision.transforms.v2 has no transform {self.name!r}; did you mean {' or '.join(near)}?"
+                f"torchvision.transforms.v2 has no transform {self.name!r}; {suggestion(self.name, known)}"
             )
         try:
             transform: Transform = getattr(v2, self.name)(**self.options)

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 
-from adasap.errors import PlanError
+from adasap.errors import PlanError, suggestion
 from adasap.groups.components import distinct
 from adasap.groups.group import ChannelGroup, Extent, Slot
 
@@ -58,8 +57,7 @@ def removed_channels(groups: Sequence[ChannelGroup], kept: Mapping[str, Tensor])
     for name, indices in kept.items():
         group = by_name.get(name)
         if group is None:
-            near = difflib.get_close_matches(name, by_name, n=3) or sorted(by_name)[:3]
-            raise PlanError(f"no channel group is named {name!r}; the nearest are {', '.join(near)}")
+            raise PlanError(f"no channel group is named {name!r}; {suggestion(name, by_name)}")
         gone = _complement(group, indices.detach().cpu())
         if len(gone) and group.frozen:
             raise PlanError(f"group {name!r} cannot lose channels: {group.frozen[0]}; leave it out of the plan")

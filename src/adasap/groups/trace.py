@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import difflib
 import fnmatch
 from collections.abc import Sequence
 
 from torch import nn
 
-from adasap.errors import TraceError
+from adasap.errors import TraceError, suggestion
 from adasap.groups.assemble import assemble_groups
 from adasap.groups.exported import ExampleInputs, canonical_names
 from adasap.groups.extents import drive_pads
@@ -60,10 +59,8 @@ def _kept_names(model: nn.Module, keep: Sequence[str]) -> set[str]:
     for pattern in keep:
         matched = fnmatch.filter([*modules, *parameters], pattern)
         if not matched:
-            near = difflib.get_close_matches(pattern, [*modules, *parameters], n=3, cutoff=0.0)
-            raise TraceError(
-                f"keep pattern {pattern!r} matches no module or parameter; the nearest are {', '.join(near)}"
-            )
+            near = suggestion(pattern, [*modules, *parameters])
+            raise TraceError(f"keep pattern {pattern!r} matches no module or parameter; {near}")
         wanted |= {
             first_names[name]
             for name in parameters

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import importlib
 import inspect
 import math
@@ -12,7 +11,7 @@ from typing import Any
 
 from torch import nn
 
-from adasap.errors import ModelError
+from adasap.errors import ModelError, suggestion
 
 Builder = Callable[..., nn.Module]
 
@@ -156,6 +155,4 @@ def _imported(source: str, name: str) -> Builder:
 
 
 def _unknown(source: str, name: str, known: Iterable[str]) -> ModelError:
-    near = difflib.get_close_matches(name, list(known), n=3, cutoff=0.5)
-    hint = f"did you mean {' or '.join(near)}?" if near else "check the name"
-    return ModelError(f"{source} has no model {name!r}; {hint}")
+    return ModelError(f"{source} has no model {name!r}; {suggestion(name, known)}")

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import difflib
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from adasap.errors import RecipeError
+from adasap.errors import RecipeError, suggestion
 
 
 class PruningSchedule(Protocol):
@@ -139,9 +138,7 @@ def build_schedule(name: str, **options: Any) -> PruningSchedule:
         RecipeError: For an unknown name, or an impossible window.
     """
     if name not in SCHEDULES:
-        near = difflib.get_close_matches(name, SCHEDULES, n=1)
-        hint = f"did you mean {near[0]!r}? " if near else ""
-        raise RecipeError(f"no pruning schedule is called {name!r}; {hint}known: {', '.join(SCHEDULES)}")
+        raise RecipeError(f"no pruning schedule is called {name!r}; {suggestion(name, SCHEDULES)}")
     if name == "one_shot":
         options = {**options, "events": 1}
     return SCHEDULES[name](**options)
