@@ -81,6 +81,14 @@ def test_reduce_gives_every_rank_the_mean_over_all_batches() -> None:
         assert rank.count == 2
 
 
+def test_a_batch_that_is_not_finite_is_left_out() -> None:
+    evidence = filled()
+    evidence.add(batch(float("nan"), 1.0, 1.0))
+    evidence.add(batch(1.0, float("inf"), 1.0))
+    assert evidence.count == 2
+    assert evidence.mean()["a"].tolist() == [2.0, 1.0, 2.0]
+
+
 def test_low_precision_batches_are_summed_in_float32() -> None:
     evidence = Evidence()
     for _ in range(1000):

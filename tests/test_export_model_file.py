@@ -168,7 +168,7 @@ def test_plain_weights_are_refused_with_the_next_move(tmp_path: Path) -> None:
 
 
 def test_a_model_file_as_weights_is_refused_with_the_next_move(file: Path) -> None:
-    with pytest.raises(ModelError, match=r"adasap\.export\.load"):
+    with pytest.raises(ModelError, match=r"open it with adasap\.load"):
         load_weights_(_model(), file)
 
 

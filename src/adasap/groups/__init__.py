@@ -2,6 +2,7 @@
 
 from adasap.groups.check import CutProof, check_cut, cut_matches_mask
 from adasap.groups.cutting import cut_
+from adasap.groups.exported import evaluating
 from adasap.groups.group import (
     ChannelGroup,
     Extent,
@@ -27,6 +28,7 @@ __all__ = [
     "check_cut",
     "cut_",
     "cut_matches_mask",
+    "evaluating",
     "fingerprint",
     "mask_",
     "masked",

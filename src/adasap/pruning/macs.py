@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from math import prod
 from typing import Any
 
@@ -13,6 +12,7 @@ from torch import Tensor, nn
 from torch.fx import Node
 
 from adasap.errors import TraceError
+from adasap.groups.exported import evaluating
 from adasap.groups.group import ChannelGroup
 from adasap.pruning.cost import Term, WidthPolynomial
 
@@ -170,7 +170,7 @@ def _weight_sources(
 
 
 def _export(model: nn.Module, inputs: tuple[Any, ...]) -> torch.export.ExportedProgram:
-    with _evaluation_mode(model):
+    with evaluating(model):
         try:
             return torch.export.export(model, inputs)
         except Exception as error:
@@ -178,17 +178,6 @@ def _export(model: nn.Module, inputs: tuple[Any, ...]) -> torch.export.ExportedP
                 f"{type(model).__name__} could not be exported to count its MACs: {error}; budget by "
                 f"Parameters(model, groups), or export the part of the model that can be"
             ) from error
-
-
-@contextmanager
-def _evaluation_mode(model: nn.Module) -> Iterator[None]:
-    training = [module for module in model.modules() if module.training]
-    try:
-        model.eval()
-        yield
-    finally:
-        for module in training:
-            module.training = True
 
 
 def _operator(node: Node) -> str:

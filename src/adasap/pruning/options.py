@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from torch import Tensor, nn
 
-from adasap.errors import RecipeError
+from adasap.errors import BudgetError, RecipeError
 from adasap.groups.group import ChannelGroup, prunable
 from adasap.pruning.budget import Budget
 from adasap.pruning.cost import CostModel, Parameters
@@ -87,10 +87,12 @@ class PruningOptions:
     recalibration_batches: int = 8
 
     def __post_init__(self) -> None:
-        if min(self.events, self.every, self.min_channels, self.multiple_of) < 1 or self.epochs < 0:
+        if min(self.events, self.every, self.min_channels, self.multiple_of) < 1 or not self.epochs >= 0:
             raise RecipeError(
                 "pruning: events, every, min_channels and multiple_of must be at least 1, epochs at least 0"
             )
+        if self.recalibration_batches < 0:
+            raise RecipeError(f"pruning.recalibration_batches is {self.recalibration_batches}; give 0 or more")
         if not 0 <= self.min_kept <= 1:
             raise RecipeError(f"pruning.min_kept is {self.min_kept}; give a fraction from 0 to 1")
 
@@ -106,6 +108,11 @@ class PruningOptions:
         """
         value = self.budget.value
         budget = Budget(cost, kept=value) if value <= 1 else Budget(cost, limit=value)
+        if budget.limit > cost.dense:
+            raise BudgetError(
+                f"the budget of {budget.limit:,.0f} {cost.unit} is above the dense model's {cost.dense:,.0f}: nothing "
+                "would be removed; give a smaller number, or a kept fraction up to 1"
+            )
         schedule = build_schedule(self.schedule)
         kept = budget.limit / cost.dense
         return [cost.dense * schedule.kept_after(event + 1, num_events, kept) for event in range(num_events)]

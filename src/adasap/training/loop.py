@@ -63,7 +63,10 @@ class Trainer:
         rate = self._set_learning_rate(counters.step)
         model.train()
         loss_and_backward = self._closure(self.task.prepare(batch, self.runtime.device))
-        perturbation = perturber.at(counters.step, model, self.state.groups)
+        try:
+            perturbation = perturber.at(counters.step, model, self.state.groups)
+        except ValueError as error:  # scores that are not finite
+            raise self.state.divergence(str(error)) from error
         result = sharpness_aware_gradients(
             self.wrapped,
             perturbation,
@@ -71,6 +74,7 @@ class Trainer:
             on_clean_gradients=self._collector(criterion),
             sync_perturbation=self.options.sync_perturbation,
         )
+        scale = self._loss_scale()
         self._update(result, rate)
         counters.step += 1
         counters.passes += result.num_passes
@@ -84,7 +88,7 @@ class Trainer:
                 loss=result.loss,
                 gap=None if result.num_passes == 1 else result.gap,
                 learning_rate=rate,
-                gradient_norm=result.gradient_norm,
+                gradient_norm=result.gradient_norm / scale,
                 finite=result.finite,
                 passes=result.num_passes,
                 seconds=seconds,
@@ -107,11 +111,14 @@ class Trainer:
 
         def collect() -> None:
             assert isinstance(criterion, GradientCriterion)
-            scaler = self.runtime.scaler
-            scale = 1.0 if scaler is None else float(scaler.get_scale())
-            self.state.evidence.add(criterion.batch_evidence(self.state.model, self.state.groups), scale=scale)
+            evidence = criterion.batch_evidence(self.state.model, self.state.groups)
+            self.state.evidence.add(evidence, scale=self._loss_scale())
 
         return collect
+
+    def _loss_scale(self) -> float:
+        """What fp16 multiplies the loss with, else 1."""
+        return 1.0 if self.runtime.scaler is None else float(self.runtime.scaler.get_scale())
 
     def _set_learning_rate(self, step: int) -> float:
         factor = learning_rate_factor(step, self.num_steps, self.options.schedule, warm_up_steps=self.warm_up_steps)

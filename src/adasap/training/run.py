@@ -9,7 +9,6 @@ from __future__ import annotations
 import copy
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +17,9 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from adasap.criteria import Evidence, build_criterion, validate_criterion
-from adasap.data import Augmentation, ImageSet, TrainingStream
-from adasap.errors import CheckpointError, RecipeError, TrainingError
-from adasap.groups import ChannelGroup, Scores, cut_matches_mask, fingerprint, trace_groups, widths
+from adasap.data import TrainingStream
+from adasap.errors import CheckpointError, RecipeError
+from adasap.groups import ChannelGroup, Scores, trace_groups, widths
 from adasap.pruning import (
     Budget,
     PruningPlan,
@@ -28,38 +27,21 @@ from adasap.pruning import (
     build_cost,
     select_channels,
 )
-from adasap.robustness import Suite, SuiteResult, evaluate_suite
+from adasap.robustness import SuiteResult, evaluate_suite
 from adasap.sharpness import recalibrate_
 from adasap.tasks import Task
+from adasap.training.data import Data
 from adasap.training.folder import RunFolder
+from adasap.training.identity import identity
 from adasap.training.loop import Trainer
-from adasap.training.optimizer import build_optimizer
+from adasap.training.optimizer import build_optimizer, require_cuttable_state
 from adasap.training.options import Compression
 from adasap.training.perturber import Perturber
+from adasap.training.proof import prove_cut
 from adasap.training.records import Observer, PhaseRecord, PruneRecord, Record, StageRecord
 from adasap.training.runtime import Runtime
 from adasap.training.state import TrainingState
 from adasap.training.timetable import Event, Timetable
-
-MAX_MASK_ERROR = 1e-3
-"""Largest relative float32 difference between a cut model and the masked one that is taken for rounding."""
-
-
-@dataclass(frozen=True)
-class Data:
-    """What a run trains and is measured on.
-
-    Attributes:
-        train: Labelled images.
-        suites: What is evaluated after each stage; the first is the clean test set.
-        example_inputs: One preprocessed image, float [1, C, H, W], for tracing and counting.
-        augmentation: Applied to training images only.
-    """
-
-    train: ImageSet
-    suites: Sequence[Suite]
-    example_inputs: Tensor
-    augmentation: Augmentation = Augmentation()  # noqa: RUF009 - frozen
 
 
 class CompressionRun:
@@ -94,8 +76,8 @@ class CompressionRun:
         self.dense_groups = trace_groups(model, data.example_inputs, keep=config.pruning.keep)
         self.cost = build_cost(config.pruning.budget, model, self.dense_groups, data.example_inputs)
         self.timetable = Timetable.of(config, self.stream.steps_per_epoch, self.cost)
-        self._check_feasible(model)
         self.dense_model = copy.deepcopy(model)
+        self._check_feasible(model)
         self.state = self._open_state(model)
         self.stages = self.folder.stages
         if self.runtime.is_main:
@@ -136,6 +118,7 @@ class CompressionRun:
             return
         started = time.perf_counter()
         state, model = self.state, self.state.model
+        state.require_finite()
         self._agree()
         evidence = state.evidence.mean() if self.criterion.needs else None
         scores = self.criterion.score(model, state.groups, evidence)
@@ -143,7 +126,7 @@ class CompressionRun:
         before, groups = copy.deepcopy(model), state.groups
         averaged = [] if state.averaged is None else [state.averaged]
         state.groups = apply_plan_(model, groups, plan, optimizer=state.optimizer, companions=averaged)
-        mask_error = self._check(before, groups, plan)
+        mask_error = prove_cut(before, state, groups, plan, self._probe())
         state.plan = state.plan.then(plan)
         state.evidence.reset()
         state.counters.events = event.number
@@ -251,6 +234,7 @@ class CompressionRun:
     def _check_feasible(self, model: nn.Module) -> None:
         """What cannot work fails here, before the first step."""
         validate_criterion(self.criterion, model, self.dense_groups)
+        require_cuttable_state(self.config.training.optimizer)
         events = self.timetable.events
         if self.criterion.needs and events[0].step == 0:
             raise RecipeError(
@@ -265,9 +249,11 @@ class CompressionRun:
         groups: Sequence[ChannelGroup] = self.dense_groups
         plan = PruningPlan.of(groups)
         if saved is not None:
-            if saved[1]["identity"] != self._identity():
+            identity = self._identity()
+            other = [key for key in identity if saved[1]["identity"].get(key) != identity[key]]
+            if other:
                 raise CheckpointError(
-                    f"{self.folder.path} belongs to another recipe or model; "
+                    f"{self.folder.path} belongs to another recipe or model (another {', '.join(other)}); "
                     "give the recipe it was begun with, or a new folder"
                 )
             plan = PruningPlan.from_json(saved[1]["plan"])
@@ -284,18 +270,6 @@ class CompressionRun:
                 self.runtime.scaler.load_state_dict(saved[1]["scaler"])
         return state
 
-    def _identity(self) -> dict[str, Any]:
-        """What must not change between a run and its resumption."""
-        config = self.config
-        phases = (config.warm_up, config.fine_tune)
-        training = config.training
-        return {
-            "groups": fingerprint(self.dense_groups),
-            "options": repr((config.seed, training.batch_size, training.optimizer, training.schedule, phases)),
-            "pruning": repr(config.pruning),
-            "num_images": len(self.data.train),
-        }
-
     # Small helpers
 
     def _agree(self) -> None:
@@ -304,21 +278,18 @@ class CompressionRun:
         if self.runtime.world_size > 1 and self.state.evidence.count:
             self.state.evidence.reduce(self.runtime.average)
 
+    def _identity(self) -> dict[str, Any]:
+        return identity(self.config, self.dense_groups, self.dense_model, self.task, self.data)
+
+    def _probe(self) -> Tensor:
+        """Eight random images, the same at every event, on the run's device."""
+        inputs = self.data.example_inputs.expand(8, *self.data.example_inputs.shape[1:]).to(self.runtime.device)
+        generator = torch.Generator().manual_seed(self.config.seed)
+        return inputs + torch.randn(inputs.shape, generator=generator).to(inputs)
+
     def _observe(self, record: Record) -> None:
         for watcher in self._watchers:
             watcher(record)
-
-    def _check(self, before: nn.Module, groups: Sequence[ChannelGroup], plan: PruningPlan) -> float:
-        inputs = self.data.example_inputs.expand(8, *self.data.example_inputs.shape[1:]).to(self.runtime.device)
-        generator = torch.Generator().manual_seed(self.config.seed)
-        inputs = inputs + torch.randn(inputs.shape, generator=generator).to(inputs)
-        error = cut_matches_mask(before, self.state.model, groups, plan.kept, inputs)
-        if not error <= MAX_MASK_ERROR:
-            raise TrainingError(
-                f"the cut model differs from the masked one by {error:.2g} of its output (allowed {MAX_MASK_ERROR:g}): "
-                "a layer was not followed rightly; list its module in pruning.keep and report the model"
-            )
-        return error
 
 
 def _average_of(model: nn.Module, decay: float) -> AveragedModel:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -14,6 +15,11 @@ from torch import Tensor, nn
 from adasap.errors import RecipeError
 
 Precision = Literal["float32", "bf16", "fp16"]
+
+
+def is_main_process() -> bool:
+    """Whether this process writes and prints, also before a `Runtime` is opened; launchers number their processes."""
+    return int(os.environ.get("RANK", "0")) == 0
 
 
 @dataclass(frozen=True)
