@@ -14,6 +14,7 @@ from rich.console import Console
 import adasap
 from adasap.cli.runs import FinishedRun, open_data, open_task, run_recipe
 from adasap.config import Recipe, parse_recipe
+from adasap.criteria import criterion_names
 from adasap.errors import BudgetError, CheckpointError, RecipeError, TrainingError
 from adasap.groups import trace_groups, widths
 from adasap.models import open_model
@@ -68,10 +69,19 @@ def test_steps_cost_two_passes_when_sharpness_aware_and_one_when_plain(tiny_reci
     assert gaps[16:] == [None] * 8
 
 
-@pytest.mark.parametrize("criterion", ["l1", "taylor", "taylor_norm", "norm_scale", "random"])
-def test_every_criterion_compresses(tiny_recipe: TinyRecipe, criterion: str) -> None:
-    result = compress(tiny_recipe(pruning={"criterion": criterion}))
-    assert result.plan.widths() != result.plan.num_channels
+PLAIN = {"epochs": 1, "sharpness": {"kind": "plain"}}
+
+
+@pytest.mark.parametrize("steps", ["adaptive", "plain"])
+@pytest.mark.parametrize("criterion", sorted(set(criterion_names()) - {"l2"}))
+def test_every_criterion_compresses(tiny_recipe: TinyRecipe, criterion: str, steps: str) -> None:
+    phases = {"warm_up": PLAIN, "fine_tune": PLAIN} if steps == "plain" else {}
+    records: list[Record] = []
+    result = compress(tiny_recipe(pruning={"criterion": criterion}, **phases), records=records)
+    events = [record for record in records if isinstance(record, PruneRecord)]
+    assert [event.removed > 0 for event in events] == [True] * 3
+    assert all(event.cost <= event.cost_limit for event in events)
+    assert result.counters.passes == result.counters.step * (1 if steps == "plain" else 2)
 
 
 def test_a_run_leaves_everything_in_its_folder(tiny_recipe: TinyRecipe, tmp_path: Path) -> None:

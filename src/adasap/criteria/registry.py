@@ -8,12 +8,16 @@ from typing import Any, cast
 
 from torch import Tensor, nn
 
+from adasap.criteria.fisher import Fisher
+from adasap.criteria.fpgm import FPGM
 from adasap.criteria.l1 import L1
 from adasap.criteria.l2 import L2
+from adasap.criteria.lamp import LAMP
 from adasap.criteria.norm_scale import NormScale
 from adasap.criteria.protocol import Criterion, Need
 from adasap.criteria.random import Random
 from adasap.criteria.taylor import Taylor, TaylorNorm
+from adasap.criteria.taylor2 import SecondOrderTaylor
 from adasap.errors import RecipeError, suggestion
 from adasap.groups.group import ChannelGroup, Scores
 
@@ -33,11 +37,15 @@ def register_criterion(name: str, factory: Callable[..., Criterion]) -> None:
     _FACTORIES[name] = factory
 
 
+register_criterion("fisher", Fisher)
+register_criterion("fpgm", FPGM)
 register_criterion("l1", L1)
 register_criterion("l2", L2)
+register_criterion("lamp", LAMP)
 register_criterion("norm_scale", NormScale)
 register_criterion("random", Random)
 register_criterion("taylor", Taylor)
+register_criterion("taylor2", SecondOrderTaylor)
 register_criterion("taylor_norm", TaylorNorm)
 
 

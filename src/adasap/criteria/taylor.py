@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-from adasap.criteria.channels import channel_sums, named_gradients, named_tensors, over_axis
+from adasap.criteria.channels import ChannelValues, channel_sums, named_gradients, named_tensors, over_axis
 from adasap.criteria.norms import norm_slots, require_norms
 from adasap.criteria.protocol import Need
 from adasap.groups.group import ChannelGroup, Role, Scores
@@ -81,12 +81,23 @@ def collected(evidence: Scores | None, groups: Sequence[ChannelGroup], criterion
 
 
 def _absolute_products(model: nn.Module, groups: Sequence[ChannelGroup], roles: tuple[Role, ...]) -> dict[str, Tensor]:
-    tensors, gradients = named_tensors(model), named_gradients(model)
-
-    def products(name: str, dim: int) -> Tensor:
-        wide = torch.promote_types(tensors[name].dtype, torch.float32)
-        return over_axis(torch.sum, tensors[name].to(wide) * gradients[name].to(wide), dim)
-
-    sums = channel_sums(groups, roles, gradients, products)
+    sums = gradient_sums(model, groups, roles, lambda products: products)
     sums.flat.abs_()
     return sums.by_group()
+
+
+def gradient_sums(
+    model: nn.Module, groups: Sequence[ChannelGroup], roles: tuple[Role, ...], of: Callable[[Tensor], Tensor]
+) -> ChannelValues:
+    """Sum of `of(w * g)` over the entries of each channel in slots of these roles, g from `.grad`.
+
+    Raises:
+        ValueError: If no parameter has a gradient.
+    """
+    tensors, gradients = named_tensors(model), named_gradients(model)
+
+    def along(name: str, dim: int) -> Tensor:
+        wide = torch.promote_types(tensors[name].dtype, torch.float32)
+        return over_axis(torch.sum, of(tensors[name].to(wide) * gradients[name].to(wide)), dim)
+
+    return channel_sums(groups, roles, gradients, along)

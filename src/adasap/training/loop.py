@@ -102,14 +102,13 @@ class Trainer:
         return loss_and_backward
 
     def _collector(self, criterion: Criterion | None) -> Callable[[], None] | None:
-        if criterion is None or not criterion.needs:
+        if criterion is None or "gradients" not in criterion.needs:
             return None
 
         def collect() -> None:
             assert isinstance(criterion, GradientCriterion)
-            scaler = self.runtime.scaler
-            scale = 1.0 if scaler is None else float(scaler.get_scale())
-            self.state.evidence.add(criterion.batch_evidence(self.state.model, self.state.groups), scale=scale)
+            with self.runtime.unscaled_gradients(self.state.model):
+                self.state.evidence.add(criterion.batch_evidence(self.state.model, self.state.groups))
 
         return collect
 
