@@ -18,7 +18,7 @@ from adasap.criteria import criterion_names
 from adasap.errors import BudgetError, CheckpointError, RecipeError, TrainingError
 from adasap.groups import trace_groups, widths
 from adasap.models import open_model
-from adasap.pruning import MACs
+from adasap.pruning import Budget, MACs, ranking_classes, select_channels
 from adasap.training import CompressionRun, PruneRecord, Record, StepRecord
 
 Tree = dict[str, Any]
@@ -69,11 +69,35 @@ def test_steps_cost_two_passes_when_sharpness_aware_and_one_when_plain(tiny_reci
     assert gaps[16:] == [None] * 8
 
 
+WITH_PLAIN_STEPS = ("fpgm", "fisher")  # one for each kind of evidence
 PLAIN = {"epochs": 1, "sharpness": {"kind": "plain"}}
 
 
-@pytest.mark.parametrize("steps", ["adaptive", "plain"])
-@pytest.mark.parametrize("criterion", sorted(set(criterion_names()) - {"l2"}))
+@pytest.mark.parametrize("ranking", ["uniform", "isomorphic"])
+def test_every_ranking_compresses_to_the_budget(tiny_recipe: TinyRecipe, ranking: str) -> None:
+    records: list[Record] = []
+    plan = compress(tiny_recipe(pruning={"criterion": "taylor", "ranking": ranking}), records=records).plan
+    events = [record for record in records if isinstance(record, PruneRecord)]
+    assert all(0.7 * event.cost_limit < event.cost <= event.cost_limit for event in events)
+    kept = {name: width / plan.num_channels[name] for name, width in plan.widths().items()}
+    if ranking == "uniform":  # so many cuts end where one does
+        assert max(kept.values()) - min(kept.values()) <= 1 / 4
+        model = open_model(parse_recipe(tiny_recipe()).model)
+        groups = trace_groups(model, torch.zeros(1, 3, 32, 32))
+        budget = Budget(MACs(model, groups, torch.zeros(1, 3, 32, 32)), kept=0.5)
+        equal = {group.name: torch.ones(group.num_channels) for group in groups}
+        alone = ranking_classes("uniform", model, groups)
+        assert plan.widths() == select_channels(groups, equal, budget, classes=alone).widths()
+    else:
+        inner = [f"blocks.{block}.conv1" for block in range(3)]
+        common = sum(plan.widths()[name] for name in inner) / sum(plan.num_channels[name] for name in inner)
+        assert abs(common - kept["blocks.2.conv2"]) <= 1 / 16 + 1 / 28
+
+
+@pytest.mark.parametrize(
+    ("criterion", "steps"),
+    [(name, "adaptive") for name in criterion_names() if name != "l2"] + [(name, "plain") for name in WITH_PLAIN_STEPS],
+)
 def test_every_criterion_compresses(tiny_recipe: TinyRecipe, criterion: str, steps: str) -> None:
     phases = {"warm_up": PLAIN, "fine_tune": PLAIN} if steps == "plain" else {}
     records: list[Record] = []

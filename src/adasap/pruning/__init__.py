@@ -5,6 +5,7 @@ from adasap.pruning.cost import CostModel, Parameters
 from adasap.pruning.macs import MACs
 from adasap.pruning.options import BudgetOptions, PruningOptions, build_cost
 from adasap.pruning.plan import PruningPlan
+from adasap.pruning.ranking import Ranking, ranking_classes
 from adasap.pruning.schedule import (
     CubicSchedule,
     ExponentialSchedule,
@@ -30,9 +31,11 @@ __all__ = [
     "PruningOptions",
     "PruningPlan",
     "PruningSchedule",
+    "Ranking",
     "apply_plan_",
     "build_cost",
     "build_schedule",
     "event_steps",
+    "ranking_classes",
     "select_channels",
 ]

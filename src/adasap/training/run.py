@@ -26,6 +26,7 @@ from adasap.pruning import (
     PruningPlan,
     apply_plan_,
     build_cost,
+    ranking_classes,
     select_channels,
 )
 from adasap.robustness import Suite, SuiteResult, evaluate_suite
@@ -93,6 +94,7 @@ class CompressionRun:
         self.criterion = build_criterion(config.pruning.criterion, **config.pruning.criterion_options)
         self.dense_groups = trace_groups(model, data.example_inputs, keep=config.pruning.keep)
         self.cost = build_cost(config.pruning.budget, model, self.dense_groups, data.example_inputs)
+        self.classes = ranking_classes(config.pruning.ranking, model, self.dense_groups)
         self.timetable = Timetable.of(config, self.stream.steps_per_epoch, self.cost)
         self._check_feasible(model)
         self.dense_model = copy.deepcopy(model)
@@ -168,7 +170,7 @@ class CompressionRun:
         self.checkpoint()
 
     def select(self, groups: Sequence[ChannelGroup], scores: Scores, limit: float) -> PruningPlan:
-        """What stays under a limit, by the floors and multiples of the recipe."""
+        """What stays under a limit, by the ranking, floors and multiples of the recipe."""
         budget = Budget(self.cost, limit=limit)
         return select_channels(
             groups,
@@ -176,6 +178,8 @@ class CompressionRun:
             budget,
             floors=self.config.pruning.floors(self.dense_groups),
             multiple_of=self.config.pruning.multiple_of,
+            classes=self.classes,
+            dense=widths(self.dense_groups),
         )
 
     def recalibrate(self) -> None:
