@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from adasap.criteria import (
     Criterion,
     Evidence,
+    GatheringCriterion,
     GradientCriterion,
     build_criterion,
     criterion_names,
@@ -24,7 +25,7 @@ from adasap.groups.group import ChannelGroup, Slot
 from criteria_nets import Plain, each, norm_slots, permuted, plain_groups, plain_net, twins
 
 NAMES = criterion_names()
-DRAWN = ("random",)
+DRAWN = ("random", "hutchinson")
 SECOND_ORDER = ("fisher", "taylor2")
 
 
@@ -35,10 +36,21 @@ def with_gradients(net: Plain, seed: int = 1) -> Plain:
     return net
 
 
+def batches(count: int) -> list[Tensor]:
+    generator = torch.Generator().manual_seed(2)
+    return [torch.randn(4, 3, 5, 5, generator=generator) for _ in range(count)]
+
+
+def squares(model: nn.Module, images: Tensor) -> Tensor:
+    return model(images.to(next(model.parameters()).dtype)).square().sum()  # type: ignore[no-any-return]
+
+
 def scores_of(name: str, net: Plain, groups: tuple[ChannelGroup, ...]) -> dict[str, Tensor]:
     criterion = build_criterion(name)
     if not criterion.needs:
         return criterion.score(net, groups, None)
+    if isinstance(criterion, GatheringCriterion):
+        return criterion.score(net, groups, criterion.gather(net, groups, batches(criterion.num_batches), squares))
     assert isinstance(criterion, GradientCriterion)
     evidence = Evidence()
     evidence.add(criterion.batch_evidence(net, groups))
@@ -83,12 +95,16 @@ class TestContract:
     def test_the_model_is_left_alone(self, name: str) -> None:
         net, groups = plain_net()
         with_gradients(net)
+        net.conv2.eval()
+        modes, hooks = [m.training for m in net.modules()], [dict(m._forward_pre_hooks) for m in net.modules()]
         state, generator = copy.deepcopy(net.state_dict()), torch.get_rng_state()
         gradients = [p.grad.clone() for p in net.parameters() if p.grad is not None]
         scores_of(name, net, groups)
         assert all(torch.equal(state[key], value) for key, value in net.state_dict().items())
         assert all(torch.equal(a, p.grad) for a, p in zip(gradients, net.parameters(), strict=True))  # type: ignore[arg-type]
         assert torch.equal(generator, torch.get_rng_state())
+        assert modes == [m.training for m in net.modules()]
+        assert hooks == [dict(m._forward_pre_hooks) for m in net.modules()]
 
     def test_zero_weights_score_equal_and_finite(self, name: str) -> None:
         net, groups = plain_net()
@@ -143,16 +159,12 @@ class TestContract:
         assert f"| `{name}` |" in (pytestconfig.rootpath / "docs" / "criteria.md").read_text()
 
 
-@pytest.mark.parametrize("name", [n for n in NAMES if "gradients" in build_criterion(n).needs])
-class TestGradientContract:
-    def test_missing_gradients_are_an_error(self, name: str) -> None:
-        net, groups = plain_net()
-        with pytest.raises(ValueError, match="call backward"):
-            build_criterion(name).batch_evidence(net, groups)  # type: ignore[attr-defined]
-
+@pytest.mark.parametrize("name", [n for n in NAMES if build_criterion(n).needs])
+class TestEvidenceContract:
     def test_missing_evidence_is_an_error(self, name: str) -> None:
         net, groups = plain_net()
-        with pytest.raises(ValueError, match=r"evidence\.add"):
+        wanted = r"evidence\.add" if "gradients" in build_criterion(name).needs else r"criterion\.gather"
+        with pytest.raises(ValueError, match=wanted):
             score(name, net, groups)
 
     def test_evidence_of_other_widths_is_an_error(self, name: str) -> None:
@@ -160,6 +172,14 @@ class TestGradientContract:
         evidence = {group.name: torch.ones(group.num_channels + 1) for group in groups}
         with pytest.raises(ValueError, match="conv1"):
             score(name, net, groups, evidence)
+
+
+@pytest.mark.parametrize("name", [n for n in NAMES if "gradients" in build_criterion(n).needs])
+class TestGradientContract:
+    def test_missing_gradients_are_an_error(self, name: str) -> None:
+        net, groups = plain_net()
+        with pytest.raises(ValueError, match="call backward"):
+            build_criterion(name).batch_evidence(net, groups)  # type: ignore[attr-defined]
 
     def test_it_scales_with_the_loss_and_the_scale_divides_out(self, name: str) -> None:
         if name in SECOND_ORDER:
@@ -383,6 +403,27 @@ def test_groups_of_another_model_are_refused() -> None:
     net, _ = plain_net()
     with pytest.raises(ValueError, match=r"conv1\.weight has 6 entries"):
         score("l2", net, plain_groups(first=7))
+
+
+def test_a_criterion_without_the_methods_of_its_needs_is_refused() -> None:
+    net, groups = plain_net()
+
+    class Incomplete:
+        needs = frozenset({"batches"})
+
+        def score(self, model: nn.Module, groups: object, evidence: object) -> dict[str, Tensor]:
+            return {}
+
+    with pytest.raises(RecipeError, match="has no gather and num_batches"):
+        validate_criterion(Incomplete(), net, groups)  # type: ignore[arg-type]
+    Incomplete.needs = frozenset({"gradients"})
+    with pytest.raises(RecipeError, match="has no batch_evidence"):
+        validate_criterion(Incomplete(), net, groups)  # type: ignore[arg-type]
+    Incomplete.needs = frozenset({"labels"})
+    with pytest.raises(RecipeError, match="needs gradients or batches, not 'labels'"):
+        validate_criterion(Incomplete(), net, groups)  # type: ignore[arg-type]
+    with pytest.raises(RecipeError, match="num_batches of at least 1"):
+        validate_criterion(build_criterion("apoz", num_batches=0), net, groups)
 
 
 # The registry

@@ -15,6 +15,7 @@ import adasap
 from adasap.cli.runs import FinishedRun, open_data, open_task, run_recipe
 from adasap.config import Recipe, parse_recipe
 from adasap.criteria import criterion_names
+from adasap.criteria.hutchinson import Hutchinson
 from adasap.errors import BudgetError, CheckpointError, RecipeError, TrainingError
 from adasap.groups import trace_groups, widths
 from adasap.models import open_model
@@ -69,7 +70,7 @@ def test_steps_cost_two_passes_when_sharpness_aware_and_one_when_plain(tiny_reci
     assert gaps[16:] == [None] * 8
 
 
-WITH_PLAIN_STEPS = ("fpgm", "fisher")  # one for each kind of evidence
+WITH_PLAIN_STEPS = ("fpgm", "fisher", "chip", "hutchinson")  # one for each kind of evidence
 PLAIN = {"epochs": 1, "sharpness": {"kind": "plain"}}
 
 
@@ -195,6 +196,24 @@ def test_nan_from_the_first_batch_stops_with_step_and_learning_rate(tiny_recipe:
     assert all(torch.equal(a.nan_to_num(), b.nan_to_num()) for a, b in zip(before, after, strict=True))
 
 
+def test_a_model_that_a_criterion_cannot_look_at_is_refused_before_training(
+    tiny_recipe: TinyRecipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def gather(*_: Any) -> None:
+        raise RuntimeError("derivative for such_an_operator is not implemented")
+
+    monkeypatch.setattr(Hutchinson, "gather", gather)
+    records: list[Record] = []
+    with pytest.raises(RecipeError, match=r"'hutchinson' cannot look at this model: .*such as taylor or l2"):
+        compress(tiny_recipe(pruning={"criterion": "hutchinson"}), records=records)
+    assert not [record for record in records if isinstance(record, StepRecord)]
+
+
+def test_a_criterion_of_batches_needs_no_step_before_the_first_event(tiny_recipe: TinyRecipe) -> None:
+    result = compress(tiny_recipe(warm_up={"epochs": 0}, pruning={"criterion": "apoz"}))
+    assert result.plan.widths() != result.plan.num_channels
+
+
 def test_a_folder_of_another_recipe_is_not_overwritten(tiny_recipe: TinyRecipe, tmp_path: Path) -> None:
     compress(tiny_recipe(), tmp_path)
     before = (tmp_path / "checkpoint.safetensors").read_bytes()
@@ -203,10 +222,11 @@ def test_a_folder_of_another_recipe_is_not_overwritten(tiny_recipe: TinyRecipe, 
     assert (tmp_path / "checkpoint.safetensors").read_bytes() == before
 
 
-def test_a_preview_trains_nothing(tiny_recipe: TinyRecipe, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("criterion", ["taylor", "activation_mean"])
+def test_a_preview_trains_nothing(tiny_recipe: TinyRecipe, capsys: pytest.CaptureFixture[str], criterion: str) -> None:
     from adasap.cli.compress import preview
 
-    preview(parse_recipe(tiny_recipe(pruning={"criterion": "taylor"})), Console(width=140))
+    preview(parse_recipe(tiny_recipe(pruning={"criterion": criterion})), Console(width=140))
     text = capsys.readouterr().out
     assert "48 plain steps" in text
     assert "output of the model" in text

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
+from adasap.criteria.evidence import collected
 from adasap.criteria.protocol import Need
-from adasap.criteria.taylor import collected, gradient_sums
+from adasap.criteria.taylor import gradient_sums
 from adasap.groups.group import ChannelGroup, Scores
 
 
@@ -34,4 +35,4 @@ class Fisher:
 
     def score(self, model: nn.Module, groups: Sequence[ChannelGroup], evidence: Scores | None) -> dict[str, Tensor]:
         """The evidence as it is. Raises ValueError when there is none."""
-        return collected(evidence, groups, type(self).__name__)
+        return collected(evidence, groups, self)

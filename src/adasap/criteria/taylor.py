@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from adasap.criteria.channels import ChannelValues, channel_sums, named_gradients, named_tensors, over_axis
+from adasap.criteria.evidence import collected
 from adasap.criteria.norms import norm_slots, require_norms
 from adasap.criteria.protocol import Need
 from adasap.groups.group import ChannelGroup, Role, Scores
@@ -32,7 +33,7 @@ class Taylor:
 
     def score(self, model: nn.Module, groups: Sequence[ChannelGroup], evidence: Scores | None) -> dict[str, Tensor]:
         """The evidence as it is. Raises ValueError when there is none."""
-        return collected(evidence, groups, type(self).__name__)
+        return collected(evidence, groups, self)
 
 
 @dataclass(frozen=True)
@@ -56,28 +57,7 @@ class TaylorNorm:
 
     def score(self, model: nn.Module, groups: Sequence[ChannelGroup], evidence: Scores | None) -> dict[str, Tensor]:
         """The evidence as it is. Raises ValueError when there is none."""
-        return collected(evidence, groups, type(self).__name__)
-
-
-def collected(evidence: Scores | None, groups: Sequence[ChannelGroup], criterion: str) -> dict[str, Tensor]:
-    """The evidence of these groups.
-
-    Raises:
-        ValueError: If it is None, lacks a group, or has another number of channels.
-    """
-    if evidence is None:
-        raise ValueError(
-            f"{criterion} scores channels by gradients, and no evidence was given: after each backward() "
-            f"evidence.add(criterion.batch_evidence(model, groups)), then pass evidence.mean()"
-        )
-    for group in groups:
-        found = tuple(evidence[group.name].shape) if group.name in evidence else "nothing"
-        if found != (group.num_channels,):
-            raise ValueError(
-                f"evidence for group {group.name!r}: wanted ({group.num_channels},), found {found}; "
-                f"cut it with evidence.cut(plan.kept) or reset it after a pruning event"
-            )
-    return {group.name: evidence[group.name] for group in groups}
+        return collected(evidence, groups, self)
 
 
 def _absolute_products(model: nn.Module, groups: Sequence[ChannelGroup], roles: tuple[Role, ...]) -> dict[str, Tensor]:

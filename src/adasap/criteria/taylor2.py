@@ -7,8 +7,9 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
+from adasap.criteria.evidence import collected
 from adasap.criteria.protocol import Need
-from adasap.criteria.taylor import collected, gradient_sums
+from adasap.criteria.taylor import gradient_sums
 from adasap.errors import RecipeError
 from adasap.groups.group import ChannelGroup, Scores
 
@@ -42,4 +43,4 @@ class SecondOrderTaylor:
 
     def score(self, model: nn.Module, groups: Sequence[ChannelGroup], evidence: Scores | None) -> dict[str, Tensor]:
         """The evidence as it is. Raises ValueError when there is none."""
-        return collected(evidence, groups, type(self).__name__)
+        return collected(evidence, groups, self)

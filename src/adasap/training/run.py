@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from adasap.criteria import Evidence, build_criterion, validate_criterion
+from adasap.criteria import Criterion, Evidence, GatheringCriterion, build_criterion, validate_criterion
 from adasap.data import Augmentation, ImageSet, TrainingStream
 from adasap.errors import CheckpointError, RecipeError, TrainingError
 from adasap.groups import ChannelGroup, Scores, cut_matches_mask, fingerprint, trace_groups, widths
@@ -99,6 +99,7 @@ class CompressionRun:
         self._check_feasible(model)
         self.dense_model = copy.deepcopy(model)
         self.state = self._open_state(model)
+        self._try_gathering()
         self.stages = self.folder.stages
         if self.runtime.is_main:
             self.folder.open_for_writing()
@@ -139,9 +140,7 @@ class CompressionRun:
         started = time.perf_counter()
         state, model = self.state, self.state.model
         self._agree()
-        evidence = state.evidence.mean() if self.criterion.needs else None
-        scores = self.criterion.score(model, state.groups, evidence)
-        plan = self.select(state.groups, scores, event.limit)
+        plan = self.select(state.groups, self.score(), event.limit)
         before, groups = copy.deepcopy(model), state.groups
         averaged = [] if state.averaged is None else [state.averaged]
         state.groups = apply_plan_(model, groups, plan, optimizer=state.optimizer, companions=averaged)
@@ -168,6 +167,25 @@ class CompressionRun:
             )
         )
         self.checkpoint()
+
+    def score(self) -> Scores:
+        """How much every channel matters now, from the weights and what the criterion needs beside them."""
+        evidence: Scores | None = None
+        if "gradients" in self.criterion.needs:
+            evidence = self.state.evidence.mean()
+        elif "batches" in self.criterion.needs:
+            evidence = self.gather(self.criterion)
+        return self.criterion.score(self.state.model, self.state.groups, evidence)
+
+    def gather(self, criterion: Criterion, num_batches: int | None = None) -> Scores:
+        """What the criterion sees on the first batches of the run, the same on every rank."""
+        assert isinstance(criterion, GatheringCriterion)
+        batches = self.first_batches(num_batches or criterion.num_batches)
+        evidence = Evidence()
+        evidence.add(criterion.gather(self.state.model, self.state.groups, batches, self.task.loss))
+        if self.runtime.world_size > 1:
+            evidence.reduce(self.runtime.average)
+        return evidence.mean()
 
     def select(self, groups: Sequence[ChannelGroup], scores: Scores, limit: float) -> PruningPlan:
         """What stays under a limit, by the ranking, floors and multiples of the recipe."""
@@ -256,13 +274,25 @@ class CompressionRun:
         """What cannot work fails here, before the first step."""
         validate_criterion(self.criterion, model, self.dense_groups)
         events = self.timetable.events
-        if self.criterion.needs and events[0].step == 0:
+        if "gradients" in self.criterion.needs and events[0].step == 0:
             raise RecipeError(
                 f"criterion {self.config.pruning.criterion!r} needs gradients, but the first pruning event comes "
                 "before any step; give warm_up.epochs above 0, or a criterion of the weights such as l2"
             )
         equal = {group.name: torch.ones(group.num_channels) for group in self.dense_groups}
         self.select(self.dense_groups, equal, events[-1].limit)
+
+    def _try_gathering(self) -> None:
+        """A criterion that cannot look at this model says so on one batch, before the first step."""
+        if "batches" not in self.criterion.needs or self.state.counters.step > 0:
+            return
+        try:
+            self.gather(self.criterion, num_batches=1)
+        except (RuntimeError, ValueError) as error:
+            raise RecipeError(
+                f"criterion {self.config.pruning.criterion!r} cannot look at this model: {error}; "
+                "use one that needs gradients or weights alone, such as taylor or l2"
+            ) from error
 
     def _open_state(self, model: nn.Module) -> TrainingState:
         saved = self.folder.saved
