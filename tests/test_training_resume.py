@@ -92,8 +92,7 @@ def test_killed_at_ten_random_moments(tiny_recipe: Callable[..., Tree], tmp_path
     assert losses_of(tmp_path / "whole") == losses_of(tmp_path / "killed")
 
 
-@pytest.mark.parametrize("criterion", ["hutchinson", "activation_mean", "fisher"])
-@pytest.mark.parametrize("last_step", [11, 14])
+@pytest.mark.parametrize(("criterion", "last_step"), [("hutchinson", 11), ("activation_mean", 14), ("fisher", 11)])
 def test_a_run_goes_on_to_the_same_bits_whatever_its_criterion_looks_at(
     tiny_recipe: Callable[..., Tree], tmp_path: Path, criterion: str, last_step: int
 ) -> None:
