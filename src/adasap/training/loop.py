@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from adasap.criteria import Criterion, GradientCriterion
 from adasap.errors import TrainingError
+from adasap.pruning import Preparation
 from adasap.sharpness import StepLoss, sharpness_aware_gradients
 from adasap.tasks import Task
 from adasap.training.optimizer import learning_rate_factor
@@ -55,7 +56,14 @@ class Trainer:
         """After a cut: data parallelism has to learn the new shapes."""
         self.wrapped = self.runtime.wrap(self.state.model)
 
-    def step(self, batch: Any, phase: str, perturber: Perturber, criterion: Criterion | None) -> None:
+    def step(
+        self,
+        batch: Any,
+        phase: str,
+        perturber: Perturber,
+        criterion: Criterion | None,
+        preparation: Preparation | None = None,
+    ) -> None:
         """One optimizer step; with a criterion that needs gradients its evidence is collected on the way."""
         started = time.perf_counter()
         counters, model = self.state.counters, self.state.model
@@ -71,7 +79,7 @@ class Trainer:
             on_clean_gradients=self._collector(criterion),
             sync_perturbation=self.options.sync_perturbation,
         )
-        self._update(result, rate)
+        self._update(result, rate, preparation)
         counters.step += 1
         counters.passes += result.num_passes
         seconds = time.perf_counter() - started
@@ -119,7 +127,7 @@ class Trainer:
             group["lr"] = rate
         return rate
 
-    def _update(self, result: StepLoss, rate: float) -> None:
+    def _update(self, result: StepLoss, rate: float, preparation: Preparation | None) -> None:
         """The optimizer's step, or the count of a skipped one."""
         optimizer, scaler = self.state.optimizer, self.runtime.scaler
         if scaler is not None:
@@ -131,6 +139,8 @@ class Trainer:
         else:
             self.state.counters.skipped += 1
             self._skipped_in_a_row += 1
+        if preparation is not None:
+            preparation.before_step_(self.state.counters.step, self.state.model, self.state.groups)
         if scaler is not None:
             scaler.step(optimizer)  # skips by itself where the gradient is not finite
             scaler.update()

@@ -7,6 +7,7 @@ through in a fresh run and in a resumed one.
 from __future__ import annotations
 
 import copy
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -26,6 +27,7 @@ from adasap.pruning import (
     PruningPlan,
     apply_plan_,
     build_cost,
+    build_preparation,
     ranking_classes,
     select_channels,
 )
@@ -97,6 +99,7 @@ class CompressionRun:
         self.classes = ranking_classes(config.pruning.ranking, model, self.dense_groups)
         self.timetable = Timetable.of(config, self.stream.steps_per_epoch, self.cost)
         self._check_feasible(model)
+        self.preparation = build_preparation(config.pruning.prepare, model, self.dense_groups, self._select_last)
         self.dense_model = copy.deepcopy(model)
         self.state = self._open_state(model)
         self._try_gathering()
@@ -124,11 +127,12 @@ class CompressionRun:
         self._observe(PhaseRecord(counters.step, phase, until, self.timetable.num_steps))
         sharpness = (self.config.fine_tune if phase == "fine-tuning" else self.config.warm_up).sharpness
         perturber = Perturber(sharpness)
-        criterion = self.criterion if counters.events < len(self.timetable.events) else None
+        to_come = counters.events < len(self.timetable.events)
+        criterion, preparation = (self.criterion, self.preparation) if to_come else (None, None)
         for batch in self.stream.iterate(counters.step):
-            self.trainer.step(batch, phase, perturber, criterion)
+            self.trainer.step(batch, phase, perturber, criterion, preparation)
             due = counters.step % self.config.training.checkpoint_every == 0
-            if due and counters.step % sharpness.refresh == 0:
+            if due and counters.step % math.lcm(sharpness.refresh, self.config.pruning.prepare.interval) == 0:
                 self.checkpoint()
             if counters.step >= until:
                 return
@@ -199,6 +203,10 @@ class CompressionRun:
             classes=self.classes,
             dense=widths(self.dense_groups),
         )
+
+    def _select_last(self, groups: Sequence[ChannelGroup], scores: Scores) -> PruningPlan:
+        """What would stay if the last event came now."""
+        return self.select(groups, scores, self.timetable.events[-1].limit)
 
     def recalibrate(self) -> None:
         """Re-estimates norm statistics on the first batches of the run, the same on every rank."""
@@ -280,7 +288,7 @@ class CompressionRun:
                 "before any step; give warm_up.epochs above 0, or a criterion of the weights such as l2"
             )
         equal = {group.name: torch.ones(group.num_channels) for group in self.dense_groups}
-        self.select(self.dense_groups, equal, events[-1].limit)
+        self._select_last(self.dense_groups, equal)
 
     def _try_gathering(self) -> None:
         """A criterion that cannot look at this model says so on one batch, before the first step."""
