@@ -21,6 +21,7 @@ from adasap.groups import ChannelGroup, Scores, Slot
 from adasap.models import open_model
 from adasap.pruning import PreparingOptions, PruningPlan, build_preparation
 from adasap.training import CompressionRun, Record, StepRecord, ignore
+from adasap.training.checkpoint import read_checkpoint
 from criteria_nets import Plain, each, plain_net
 
 Tree = dict[str, Any]
@@ -100,16 +101,16 @@ def test_options_are_checked() -> None:
 
 
 def test_slots_that_share_an_index_are_penalised_once() -> None:
-    net = nn.Linear(2, 3, bias=False)
-    slot = Slot("weight", 0, "producer", each(3))
-    group = ChannelGroup("g", 3, (slot, slot))
+    net = nn.Linear(2, 5, bias=False)
+    slots = (Slot("weight", 0, "producer", each(3)), Slot("weight", 0, "producer", each(3, start=2)))
+    group = ChannelGroup("g", 3, slots)
     options = PreparingOptions(kind="growing_l2", growth=1.0, every=1)
-    preparation = build_preparation(options, net, (group,), lambda g, s: PruningPlan.of(g, {"g": [0]}))
+    preparation = build_preparation(options, net, (group,), lambda g, s: PruningPlan.of(g, {"g": [1]}))
     assert preparation is not None
     net.weight.grad = torch.zeros_like(net.weight)
     preparation.before_step_(1, net, (group,))
-    assert torch.equal(net.weight.grad[1:], net.weight[1:].detach())
-    assert (net.weight.grad[0] == 0).all()
+    assert torch.equal(net.weight.grad[[0, 2, 4]], net.weight[[0, 2, 4]].detach())
+    assert (net.weight.grad[[1, 3]] == 0).all()
 
 
 # In a run
@@ -152,15 +153,16 @@ def test_no_growth_is_no_preparation_bit_for_bit(tiny_recipe: TinyRecipe) -> Non
 
 
 def test_a_resumed_run_prepares_the_same_channels(tiny_recipe: TinyRecipe, tmp_path: Path) -> None:
-    tree = tiny_recipe(pruning=prepared(growth=0.1, every=2)["pruning"], training={"checkpoint_every": 2})
+    tree = tiny_recipe(pruning=prepared(growth=0.1, every=4)["pruning"], training={"checkpoint_every": 1})
 
     def snapshot(record: Record) -> None:
-        if isinstance(record, StepRecord) and record.step in (5, 12):
+        if isinstance(record, StepRecord) and record.step in (7, 12):
             shutil.copytree(tmp_path / "whole", tmp_path / f"killed{record.step}")
 
     compressed(tree, tmp_path / "whole", snapshot)
     whole = load_file(tmp_path / "whole" / "checkpoint.safetensors")
-    for step in (5, 12):
+    for step, begun in ((7, 4), (12, 10)):  # a multiple of `every`; a cut
+        assert read_checkpoint(tmp_path / f"killed{step}" / "checkpoint.safetensors")[1]["counters"]["step"] == begun
         compressed(tree, tmp_path / f"killed{step}")
         resumed = load_file(tmp_path / f"killed{step}" / "checkpoint.safetensors")
         assert [name for name in whole if not torch.equal(whole[name], resumed[name])] == []
