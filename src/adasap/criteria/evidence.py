@@ -35,6 +35,8 @@ class Evidence:
     def add(self, scores: Scores, *, scale: float = 1.0) -> None:
         """Adds the evidence of one batch; `scale` is the factor its loss was multiplied with.
 
+        A batch with a value that is not finite, as fp16 has now and then, is left out.
+
         Raises:
             ValueError: If the groups or widths are not those of the batches before.
         """
@@ -49,6 +51,8 @@ class Evidence:
                 "the evidence of this batch has other groups or widths than the batches before: "
                 "call evidence.cut(plan.kept) or evidence.reset() after a pruning event"
             )
+        if values and not bool(torch.cat([v.flatten() for v in values]).isfinite().all()):
+            return
         sums = [self._sums[name] for name in scores]
         torch._foreach_add_(sums, [v.to(s) for v, s in zip(values, sums, strict=True)], alpha=1.0 / scale)
         self._count += 1
