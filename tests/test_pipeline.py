@@ -16,10 +16,12 @@ from rich.console import Console
 import adasap
 from adasap.cli.runs import FinishedRun, open_data, open_task, run_recipe
 from adasap.config import Recipe, parse_recipe
+from adasap.criteria import criterion_names
+from adasap.criteria.hutchinson import Hutchinson
 from adasap.errors import BudgetError, CheckpointError, RecipeError, TrainingError
 from adasap.groups import ChannelGroup, trace_groups
 from adasap.models import open_model
-from adasap.pruning import MACs
+from adasap.pruning import Budget, MACs, ranking_classes, select_channels
 from adasap.training import CompressionRun, PruneRecord, Record, StepRecord, as_dict
 
 Tree = dict[str, Any]
@@ -70,10 +72,43 @@ def test_steps_cost_two_passes_when_sharpness_aware_and_one_when_plain(tiny_reci
     assert gaps[16:] == [None] * 8
 
 
-@pytest.mark.parametrize("criterion", ["l1", "taylor", "taylor_norm", "norm_scale", "random"])
-def test_every_criterion_compresses(tiny_recipe: TinyRecipe, criterion: str) -> None:
-    result = compress(tiny_recipe(pruning={"criterion": criterion}))
-    assert result.plan.widths() != result.plan.num_channels
+WITH_PLAIN_STEPS = ("fpgm", "fisher", "chip", "hutchinson")  # one for each kind of evidence
+PLAIN = {"epochs": 1, "sharpness": {"kind": "plain"}}
+
+
+@pytest.mark.parametrize("ranking", ["uniform", "isomorphic"])
+def test_every_ranking_compresses_to_the_budget(tiny_recipe: TinyRecipe, ranking: str) -> None:
+    records: list[Record] = []
+    plan = compress(tiny_recipe(pruning={"criterion": "taylor", "ranking": ranking}), records=records).plan
+    events = [record for record in records if isinstance(record, PruneRecord)]
+    assert all(0.7 * event.cost_limit < event.cost <= event.cost_limit for event in events)
+    kept = {name: width / plan.num_channels[name] for name, width in plan.widths().items()}
+    if ranking == "uniform":  # so many cuts end where one does
+        assert max(kept.values()) - min(kept.values()) <= 1 / 4
+        model = open_model(parse_recipe(tiny_recipe()).model)
+        groups = trace_groups(model, torch.zeros(1, 3, 32, 32))
+        budget = Budget(MACs(model, groups, torch.zeros(1, 3, 32, 32)), kept=0.5)
+        equal = {group.name: torch.ones(group.num_channels) for group in groups}
+        alone = ranking_classes("uniform", model, groups)
+        assert plan.widths() == select_channels(groups, equal, budget, classes=alone).widths()
+    else:
+        inner = [f"blocks.{block}.conv1" for block in range(3)]
+        common = sum(plan.widths()[name] for name in inner) / sum(plan.num_channels[name] for name in inner)
+        assert abs(common - kept["blocks.2.conv2"]) <= 1 / 16 + 1 / 28
+
+
+@pytest.mark.parametrize(
+    ("criterion", "steps"),
+    [(name, "adaptive") for name in criterion_names() if name != "l2"] + [(name, "plain") for name in WITH_PLAIN_STEPS],
+)
+def test_every_criterion_compresses(tiny_recipe: TinyRecipe, criterion: str, steps: str) -> None:
+    phases = {"warm_up": PLAIN, "fine_tune": PLAIN} if steps == "plain" else {}
+    records: list[Record] = []
+    result = compress(tiny_recipe(pruning={"criterion": criterion}, **phases), records=records)
+    events = [record for record in records if isinstance(record, PruneRecord)]
+    assert [event.removed > 0 for event in events] == [True] * 3
+    assert all(event.cost <= event.cost_limit for event in events)
+    assert result.counters.passes == result.counters.step * (1 if steps == "plain" else 2)
 
 
 def test_a_run_leaves_everything_in_its_folder(tiny_recipe: TinyRecipe, tmp_path: Path) -> None:
@@ -166,6 +201,24 @@ def test_nan_from_the_first_batch_stops_with_step_and_learning_rate(tiny_recipe:
         adasap.compress(model, open_task(recipe), open_data(recipe), recipe)
     after = list(model.parameters())
     assert all(torch.equal(a.nan_to_num(), b.nan_to_num()) for a, b in zip(before, after, strict=True))
+
+
+def test_a_model_that_a_criterion_cannot_look_at_is_refused_before_training(
+    tiny_recipe: TinyRecipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def gather(*_: Any) -> None:
+        raise RuntimeError("derivative for such_an_operator is not implemented")
+
+    monkeypatch.setattr(Hutchinson, "gather", gather)
+    records: list[Record] = []
+    with pytest.raises(RecipeError, match=r"'hutchinson' cannot look at this model: .*such as taylor or l2"):
+        compress(tiny_recipe(pruning={"criterion": "hutchinson"}), records=records)
+    assert not [record for record in records if isinstance(record, StepRecord)]
+
+
+def test_a_criterion_of_batches_needs_no_step_before_the_first_event(tiny_recipe: TinyRecipe) -> None:
+    result = compress(tiny_recipe(warm_up={"epochs": 0}, pruning={"criterion": "apoz"}))
+    assert result.plan.widths() != result.plan.num_channels
 
 
 def test_a_folder_of_another_recipe_is_not_overwritten(tiny_recipe: TinyRecipe, tmp_path: Path) -> None:
@@ -302,10 +355,11 @@ def test_records_of_a_bad_batch_are_json(tmp_path: Path) -> None:
     json.loads(json.dumps(as_dict(record), allow_nan=False))
 
 
-def test_a_preview_trains_nothing(tiny_recipe: TinyRecipe, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("criterion", ["taylor", "activation_mean"])
+def test_a_preview_trains_nothing(tiny_recipe: TinyRecipe, capsys: pytest.CaptureFixture[str], criterion: str) -> None:
     from adasap.cli.compress import preview
 
-    preview(parse_recipe(tiny_recipe(pruning={"criterion": "taylor"})), Console(width=140))
+    preview(parse_recipe(tiny_recipe(pruning={"criterion": criterion})), Console(width=140))
     text = capsys.readouterr().out
     assert "48 plain steps" in text
     assert "output of the model" in text

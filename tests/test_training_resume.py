@@ -6,6 +6,7 @@ import errno
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -19,7 +20,12 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
+import adasap
+from adasap.cli.runs import open_data, open_task
+from adasap.config import parse_recipe
 from adasap.errors import CheckpointError
+from adasap.models import open_model
+from adasap.training import Record, StepRecord
 from adasap.training.checkpoint import read_checkpoint, write_checkpoint
 
 Tree = dict[str, Any]
@@ -153,6 +159,31 @@ def test_killed_at_a_chosen_moment(
     actual = load_file(tmp_path / "tiny" / "checkpoint.safetensors")
     assert [name for name in expected if not torch.equal(expected[name], actual[name])] == []
     assert losses_of(whole) == losses_of(tmp_path)
+
+
+@pytest.mark.parametrize(("criterion", "last_step"), [("hutchinson", 11), ("activation_mean", 14), ("fisher", 11)])
+def test_a_run_goes_on_to_the_same_bits_whatever_its_criterion_looks_at(
+    tiny_recipe: Callable[..., Tree], tmp_path: Path, criterion: str, last_step: int
+) -> None:
+    """What a killed run leaves is its folder as it is at that moment; the events come after steps 8, 10 and 13."""
+    recipe = parse_recipe(tiny_recipe(pruning={"criterion": criterion, "ranking": "isomorphic"}))
+
+    def run(folder: Path, observe: Callable[[Record], None]) -> dict[str, torch.Tensor]:
+        torch.manual_seed(0)
+        model = open_model(recipe.model)
+        adasap.compress(model, open_task(recipe), open_data(recipe), recipe, folder=folder, observe=observe)
+        return load_file(folder / "checkpoint.safetensors")
+
+    def snapshot(record: Record) -> None:
+        if isinstance(record, StepRecord) and record.step == last_step:
+            shutil.copytree(tmp_path / "whole", tmp_path / "killed")
+
+    steps: list[int] = []
+    whole = run(tmp_path / "whole", snapshot)
+    resumed = run(tmp_path / "killed", lambda record: steps.append(getattr(record, "step", 0)))
+    assert min(steps) >= 10
+    assert whole.keys() == resumed.keys()
+    assert [name for name in whole if not torch.equal(whole[name], resumed[name])] == []
 
 
 def test_a_full_disk_leaves_the_old_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,6 +5,8 @@ from adasap.pruning.cost import CostModel, Parameters
 from adasap.pruning.macs import MACs
 from adasap.pruning.options import BudgetOptions, PruningOptions, build_cost
 from adasap.pruning.plan import PruningPlan
+from adasap.pruning.preparing import Preparation, PreparingOptions, build_preparation
+from adasap.pruning.ranking import Ranking, ranking_classes
 from adasap.pruning.schedule import (
     CubicSchedule,
     ExponentialSchedule,
@@ -27,12 +29,17 @@ __all__ = [
     "MACs",
     "OneShotSchedule",
     "Parameters",
+    "Preparation",
+    "PreparingOptions",
     "PruningOptions",
     "PruningPlan",
     "PruningSchedule",
+    "Ranking",
     "apply_plan_",
     "build_cost",
+    "build_preparation",
     "build_schedule",
     "event_steps",
+    "ranking_classes",
     "select_channels",
 ]

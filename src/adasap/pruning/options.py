@@ -14,6 +14,8 @@ from adasap.groups.group import ChannelGroup, prunable
 from adasap.pruning.budget import Budget
 from adasap.pruning.cost import CostModel, Parameters
 from adasap.pruning.macs import MACs
+from adasap.pruning.preparing import PreparingOptions
+from adasap.pruning.ranking import Ranking
 from adasap.pruning.schedule import build_schedule, event_steps
 
 
@@ -62,7 +64,10 @@ class PruningOptions:
         epochs: Length of the pruning window.
         criterion: Name in the registry of criteria.
         criterion_options: Arguments of the criterion.
+        ranking: Over which channels the scores are compared: those of the whole model (`global`), of each group
+            (`uniform`), or of each class of groups that are built alike (`isomorphic`).
         budget: What may be left at the end.
+        prepare: What is done to the channels that are to go before they go.
         schedule: How the kept cost falls from event to event.
         events: Number of pruning events (fewer where they do not fit).
         every: Least number of steps between two events.
@@ -76,7 +81,9 @@ class PruningOptions:
     epochs: float = 2.0
     criterion: str = "l2"
     criterion_options: dict[str, Any] = field(default_factory=dict)
+    ranking: Ranking = "global"
     budget: BudgetOptions = field(default_factory=lambda: BudgetOptions(parameters=0.5))
+    prepare: PreparingOptions = field(default_factory=PreparingOptions)
     schedule: Literal["exponential", "cubic", "linear", "one_shot"] = "exponential"
     events: int = 30
     every: int = 30

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from adasap.criteria import Criterion, GradientCriterion
 from adasap.errors import TrainingError
+from adasap.pruning import Preparation
 from adasap.sharpness import StepLoss, sharpness_aware_gradients
 from adasap.tasks import Task
 from adasap.training.optimizer import learning_rate_factor
@@ -55,7 +56,14 @@ class Trainer:
         """After a cut: data parallelism has to learn the new shapes."""
         self.wrapped = self.runtime.wrap(self.state.model)
 
-    def step(self, batch: Any, phase: str, perturber: Perturber, criterion: Criterion | None) -> None:
+    def step(
+        self,
+        batch: Any,
+        phase: str,
+        perturber: Perturber,
+        criterion: Criterion | None,
+        preparation: Preparation | None = None,
+    ) -> None:
         """One optimizer step; with a criterion that needs gradients its evidence is collected on the way."""
         started = time.perf_counter()
         counters, model = self.state.counters, self.state.model
@@ -74,8 +82,8 @@ class Trainer:
             on_clean_gradients=self._collector(criterion),
             sync_perturbation=self.options.sync_perturbation,
         )
-        scale = self._loss_scale()
-        self._update(result, rate)
+        scale = self.runtime.loss_scale
+        self._update(result, rate, preparation)
         counters.step += 1
         counters.passes += result.num_passes
         seconds = time.perf_counter() - started
@@ -106,19 +114,15 @@ class Trainer:
         return loss_and_backward
 
     def _collector(self, criterion: Criterion | None) -> Callable[[], None] | None:
-        if criterion is None or not criterion.needs:
+        if criterion is None or "gradients" not in criterion.needs:
             return None
 
         def collect() -> None:
             assert isinstance(criterion, GradientCriterion)
-            evidence = criterion.batch_evidence(self.state.model, self.state.groups)
-            self.state.evidence.add(evidence, scale=self._loss_scale())
+            with self.runtime.unscaled_gradients(self.state.model):
+                self.state.evidence.add(criterion.batch_evidence(self.state.model, self.state.groups))
 
         return collect
-
-    def _loss_scale(self) -> float:
-        """What fp16 multiplies the loss with, else 1."""
-        return 1.0 if self.runtime.scaler is None else float(self.runtime.scaler.get_scale())
 
     def _set_learning_rate(self, step: int) -> float:
         factor = learning_rate_factor(step, self.num_steps, self.options.schedule, warm_up_steps=self.warm_up_steps)
@@ -127,7 +131,7 @@ class Trainer:
             group["lr"] = rate
         return rate
 
-    def _update(self, result: StepLoss, rate: float) -> None:
+    def _update(self, result: StepLoss, rate: float, preparation: Preparation | None) -> None:
         """The optimizer's step, or the count of a skipped one."""
         optimizer, scaler = self.state.optimizer, self.runtime.scaler
         if scaler is not None:
@@ -139,6 +143,8 @@ class Trainer:
         else:
             self.state.counters.skipped += 1
             self._skipped_in_a_row += 1
+        if preparation is not None:
+            preparation.before_step_(self.state.counters.step, self.state.model, self.state.groups)
         if scaler is not None:
             scaler.step(optimizer)  # skips by itself where the gradient is not finite
             scaler.update()

@@ -7,6 +7,7 @@ through in a fresh run and in a resumed one.
 from __future__ import annotations
 
 import copy
+import math
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from adasap.criteria import Evidence, build_criterion, validate_criterion
+from adasap.criteria import Criterion, Evidence, GatheringCriterion, build_criterion, validate_criterion
 from adasap.data import TrainingStream
 from adasap.errors import CheckpointError, RecipeError
 from adasap.groups import ChannelGroup, Scores, trace_groups, widths
@@ -25,6 +26,8 @@ from adasap.pruning import (
     PruningPlan,
     apply_plan_,
     build_cost,
+    build_preparation,
+    ranking_classes,
     select_channels,
 )
 from adasap.robustness import SuiteResult, evaluate_suite
@@ -75,10 +78,13 @@ class CompressionRun:
         self.criterion = build_criterion(config.pruning.criterion, **config.pruning.criterion_options)
         self.dense_groups = trace_groups(model, data.example_inputs, keep=config.pruning.keep)
         self.cost = build_cost(config.pruning.budget, model, self.dense_groups, data.example_inputs)
+        self.classes = ranking_classes(config.pruning.ranking, model, self.dense_groups)
         self.timetable = Timetable.of(config, self.stream.steps_per_epoch, self.cost)
+        self.preparation = build_preparation(config.pruning.prepare, model, self.dense_groups, self._select_last)
         self.dense_model = copy.deepcopy(model)
         self._check_feasible(model)
         self.state = self._open_state(model)
+        self._try_gathering()
         self.stages = self.folder.stages
         if self.runtime.is_main:
             self.folder.open_for_writing()
@@ -103,11 +109,12 @@ class CompressionRun:
         self._observe(PhaseRecord(counters.step, phase, until, self.timetable.num_steps))
         sharpness = (self.config.fine_tune if phase == "fine-tuning" else self.config.warm_up).sharpness
         perturber = Perturber(sharpness)
-        criterion = self.criterion if counters.events < len(self.timetable.events) else None
+        to_come = counters.events < len(self.timetable.events)
+        criterion, preparation = (self.criterion, self.preparation) if to_come else (None, None)
         for batch in self.stream.iterate(counters.step):
-            self.trainer.step(batch, phase, perturber, criterion)
+            self.trainer.step(batch, phase, perturber, criterion, preparation)
             due = counters.step % self.config.training.checkpoint_every == 0
-            if due and counters.step % sharpness.refresh == 0:
+            if due and counters.step % math.lcm(sharpness.refresh, self.config.pruning.prepare.interval) == 0:
                 self.checkpoint()
             if counters.step >= until:
                 return
@@ -120,9 +127,7 @@ class CompressionRun:
         state, model = self.state, self.state.model
         state.require_finite()
         self._agree()
-        evidence = state.evidence.mean() if self.criterion.needs else None
-        scores = self.criterion.score(model, state.groups, evidence)
-        plan = self.select(state.groups, scores, event.limit)
+        plan = self.select(state.groups, self.score(), event.limit)
         before, groups = copy.deepcopy(model), state.groups
         averaged = [] if state.averaged is None else [state.averaged]
         state.groups = apply_plan_(model, groups, plan, optimizer=state.optimizer, companions=averaged)
@@ -150,8 +155,27 @@ class CompressionRun:
         )
         self.checkpoint()
 
+    def score(self) -> Scores:
+        """How much every channel matters now, from the weights and what the criterion needs beside them."""
+        evidence: Scores | None = None
+        if "gradients" in self.criterion.needs:
+            evidence = self.state.evidence.mean()
+        elif "batches" in self.criterion.needs:
+            evidence = self.gather(self.criterion)
+        return self.criterion.score(self.state.model, self.state.groups, evidence)
+
+    def gather(self, criterion: Criterion, num_batches: int | None = None) -> Scores:
+        """What the criterion sees on the first batches of the run, the same on every rank."""
+        assert isinstance(criterion, GatheringCriterion)
+        batches = self.first_batches(num_batches or criterion.num_batches)
+        evidence = Evidence()
+        evidence.add(criterion.gather(self.state.model, self.state.groups, batches, self.task.loss))
+        if self.runtime.world_size > 1:
+            evidence.reduce(self.runtime.average)
+        return evidence.mean()
+
     def select(self, groups: Sequence[ChannelGroup], scores: Scores, limit: float) -> PruningPlan:
-        """What stays under a limit, by the floors and multiples of the recipe."""
+        """What stays under a limit, by the ranking, floors and multiples of the recipe."""
         budget = Budget(self.cost, limit=limit)
         return select_channels(
             groups,
@@ -159,7 +183,13 @@ class CompressionRun:
             budget,
             floors=self.config.pruning.floors(self.dense_groups),
             multiple_of=self.config.pruning.multiple_of,
+            classes=self.classes,
+            dense=widths(self.dense_groups),
         )
+
+    def _select_last(self, groups: Sequence[ChannelGroup], scores: Scores) -> PruningPlan:
+        """What would stay if the last event came now."""
+        return self.select(groups, scores, self.timetable.events[-1].limit)
 
     def recalibrate(self) -> None:
         """Re-estimates norm statistics on the first batches of the run, the same on every rank."""
@@ -236,13 +266,25 @@ class CompressionRun:
         validate_criterion(self.criterion, model, self.dense_groups)
         require_cuttable_state(self.config.training.optimizer)
         events = self.timetable.events
-        if self.criterion.needs and events[0].step == 0:
+        if "gradients" in self.criterion.needs and events[0].step == 0:
             raise RecipeError(
                 f"criterion {self.config.pruning.criterion!r} needs gradients, but the first pruning event comes "
                 "before any step; give warm_up.epochs above 0, or a criterion of the weights such as l2"
             )
         equal = {group.name: torch.ones(group.num_channels) for group in self.dense_groups}
-        self.select(self.dense_groups, equal, events[-1].limit)
+        self._select_last(self.dense_groups, equal)
+
+    def _try_gathering(self) -> None:
+        """A criterion that cannot look at this model says so on one batch, before the first step."""
+        if "batches" not in self.criterion.needs or self.state.counters.step > 0:
+            return
+        try:
+            self.gather(self.criterion, num_batches=1)
+        except (RuntimeError, ValueError) as error:
+            raise RecipeError(
+                f"criterion {self.config.pruning.criterion!r} cannot look at this model: {error}; "
+                "use one that needs gradients or weights alone, such as taylor or l2"
+            ) from error
 
     def _open_state(self, model: nn.Module) -> TrainingState:
         saved = self.folder.saved
