@@ -76,6 +76,7 @@ WITH_PLAIN_STEPS = ("fpgm", "fisher", "chip", "hutchinson")  # one for each kind
 PLAIN = {"epochs": 1, "sharpness": {"kind": "plain"}}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ranking", ["uniform", "isomorphic"])
 def test_every_ranking_compresses_to_the_budget(tiny_recipe: TinyRecipe, ranking: str) -> None:
     records: list[Record] = []
@@ -97,6 +98,7 @@ def test_every_ranking_compresses_to_the_budget(tiny_recipe: TinyRecipe, ranking
         assert abs(common - kept["blocks.2.conv2"]) <= 1 / 16 + 1 / 28
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("criterion", "steps"),
     [(name, "adaptive") for name in criterion_names() if name != "l2"] + [(name, "plain") for name in WITH_PLAIN_STEPS],
@@ -243,6 +245,7 @@ CHANGES: dict[str, Change] = {
 """What a refusal names -> a change of the recipe that changes the numbers."""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("named", list(CHANGES))
 def test_a_run_does_not_go_on_under_options_that_change_its_numbers(
     tiny_recipe: TinyRecipe, tmp_path: Path, named: str

@@ -128,6 +128,7 @@ def prepared(**options: Any) -> Tree:
     return {"pruning": {"criterion": "l1", "prepare": {"kind": "growing_l2", "every": 1, **options}}}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["adaptive", "plain"])
 def test_channels_have_all_but_vanished_when_they_are_cut(tiny_recipe: TinyRecipe, kind: str) -> None:
     def lowest(sections: Tree) -> float:
@@ -152,6 +153,7 @@ def test_no_growth_is_no_preparation_bit_for_bit(tiny_recipe: TinyRecipe) -> Non
     assert [name for name in plain if not torch.equal(plain[name], zero[name])] == []
 
 
+@pytest.mark.slow
 def test_a_resumed_run_prepares_the_same_channels(tiny_recipe: TinyRecipe, tmp_path: Path) -> None:
     tree = tiny_recipe(pruning=prepared(growth=0.1, every=4)["pruning"], training={"checkpoint_every": 1})
 

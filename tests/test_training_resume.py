@@ -161,6 +161,7 @@ def test_killed_at_a_chosen_moment(
     assert losses_of(whole) == losses_of(tmp_path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("criterion", "last_step"), [("hutchinson", 11), ("activation_mean", 14), ("fisher", 11)])
 def test_a_run_goes_on_to_the_same_bits_whatever_its_criterion_looks_at(
     tiny_recipe: Callable[..., Tree], tmp_path: Path, criterion: str, last_step: int
