@@ -14,6 +14,7 @@ from adasap.groups.group import (
     widths,
 )
 from adasap.groups.masking import mask_, masked
+from adasap.groups.materialise import materialise_weights_
 from adasap.groups.trace import trace_groups
 
 __all__ = [
@@ -30,6 +31,7 @@ __all__ = [
     "fingerprint",
     "mask_",
     "masked",
+    "materialise_weights_",
     "prunable",
     "trace_groups",
     "widths",
