@@ -51,10 +51,13 @@ def materialise_weights_(model: nn.Module, example_inputs: ExampleInputs) -> tup
     found = _computed_layers(model, program)
     if not found:
         return ()
+    values = _Values(model, program)
     with evaluating(model), torch.no_grad():
-        values = _Values(model, program)
-        for layer in found:
-            _replace_(model, layer, values)
+        plain = [_plain(layer, values) for layer in found]
+    for layer, module in zip(found, plain, strict=True):
+        parent, _, name = layer.module.rpartition(".")
+        module.train(model.get_submodule(layer.module).training)
+        setattr(model.get_submodule(parent), name, module)
     return tuple(layer.module for layer in found)
 
 
@@ -125,18 +128,15 @@ class _Values:
         return self.known[node]
 
 
-def _replace_(model: nn.Module, layer: _Computed, values: _Values) -> None:
+def _plain(layer: _Computed, values: _Values) -> nn.Module:
     arguments = layer.arguments
     weight: Tensor = values.of(arguments["weight"]).detach().clone()
     bias = None if arguments["bias"] is None else values.of(arguments["bias"]).detach().clone()
-    before = model.get_submodule(layer.module)
-    plain = _plain_layer(layer.call, arguments, weight, bias is not None).to(weight.device, weight.dtype)
-    plain.weight.data = weight
+    plain: nn.Module = _plain_layer(layer.call, arguments, weight, bias is not None).to(weight.device, weight.dtype)
+    plain.get_parameter("weight").data = weight
     if bias is not None:
-        plain.bias.data = bias
-    plain.train(before.training)
-    parent, _, name = layer.module.rpartition(".")
-    setattr(model.get_submodule(parent), name, plain)
+        plain.get_parameter("bias").data = bias
+    return plain
 
 
 def _plain_layer(call: fx.Node, arguments: dict[str, Any], weight: Tensor, has_bias: bool) -> Any:

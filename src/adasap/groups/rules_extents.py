@@ -84,13 +84,23 @@ def index(call: Call) -> Result:
     """Picks entries by tables of positions: along axes without channels the labels do not change."""
     picks = [(dim, pick) for dim, pick in enumerate(call["indices"]) if pick is not None]
     labels = _labels_beside(call, call["self"], {dim for dim, _ in picks})
-    computed = any(isinstance(pick, Tensor) and bool((pick != 0).any()) for _, pick in picks)
+    computed = any(isinstance(pick, Tensor) and not _is_of_buffers(call.book, pick) for _, pick in picks)
     if computed or varying(labels) & {dim for dim, _ in picks}:
         return call.freeze_all(f"{call.where} picks channels by number")
     indices: list[Tensor | slice] = [slice(None)] * labels.dim()
     for dim, pick in picks:
         indices[dim] = torch.zeros(tuple(pick.shape), dtype=torch.int64)
     return compact(labels[tuple(indices)]).expand(call.shape)
+
+
+def _is_of_buffers(book: LabelBook, labels: Tensor) -> bool:
+    """Whether a table of positions was made from buffers or constants, not from channels."""
+    small = squeezed(labels)
+    tables = [axis for axis in book.axes.values() if axis.role == "statistic"]
+    known = small == 0
+    for axis in tables if not bool(known.all()) else ():
+        known = known | ((small >= axis.start) & (small < axis.start + axis.size))
+    return bool(known.all())
 
 
 def _labels_beside(call: Call, value: Tensor | TensorRef, dims: set[int]) -> Tensor:
