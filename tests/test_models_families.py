@@ -10,6 +10,7 @@ import torch
 
 from adasap.criteria import score
 from adasap.groups import check_cut, prunable, trace_groups, widths
+from adasap.groups.check import MAX_RELATIVE_ERROR
 from adasap.models import ModelSpec, open_model
 from adasap.pruning import Budget, MACs, apply_plan_, select_channels
 
@@ -21,7 +22,7 @@ from adasap.pruning import Budget, MACs, apply_plan_, select_channels
     [
         pytest.param("torchvision:regnet_x_400mf", 64, 27, id="grouped"),
         pytest.param("torchvision:shufflenet_v2_x1_0", 64, 21, id="shuffled"),
-        pytest.param("timm:res2net50_26w_4s", 64, 45, id="split"),
+        pytest.param("timm:cspdarknet53", 64, 44, id="split"),
         pytest.param("timm:rexnet_100", 64, 46, id="sliced"),
         pytest.param("timm:vit_tiny_patch16_224", 224, 24, id="attention"),
         pytest.param("timm:levit_128s", 224, 27, id="attention-with-biases"),
@@ -37,8 +38,11 @@ def test_half_of_a_model_goes_and_the_rest_works(builder: str, size: int, num_pr
     floors = {group.name: math.ceil(group.num_channels / 4) for group in prunable(groups)}
     macs = MACs(model, groups, images[:1])
     plan = select_channels(groups, score("l2", model, groups), Budget(macs, kept=0.5), floors=floors)
-    proof = check_cut(model, groups, plan.kept, images)
-    assert proof.holds, str(proof)
+    proofs = [check_cut(model, groups, plan.kept, images)]
+    if proofs[0].unproven:  # behind a ReLU all units that a control exchanges may be off: draw again
+        proofs.append(check_cut(model, groups, plan.kept, images, seed=1))
+    assert all(proof.relative_error <= MAX_RELATIVE_ERROR and not proof.training_failure for proof in proofs)
+    assert not set.intersection(*(set(proof.unproven) for proof in proofs)), str(proofs[-1])
     cut = copy.deepcopy(model)
     after = apply_plan_(cut, groups, plan)
     assert macs.total(widths(after)) == pytest.approx(MACs(cut, after, images[:1]).dense)
