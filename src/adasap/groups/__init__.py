@@ -15,6 +15,7 @@ from adasap.groups.group import (
     widths,
 )
 from adasap.groups.masking import mask_, masked
+from adasap.groups.materialise import materialise_weights_
 from adasap.groups.trace import trace_groups
 
 __all__ = [
@@ -32,6 +33,7 @@ __all__ = [
     "fingerprint",
     "mask_",
     "masked",
+    "materialise_weights_",
     "prunable",
     "trace_groups",
     "widths",

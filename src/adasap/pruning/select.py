@@ -66,7 +66,7 @@ def select_channels(
         raise _impossible(
             budget,
             smallest,
-            candidates,
+            groups,
             min_channels=min_channels,
             multiple_of=multiple_of,
             floors=floors or {},
@@ -197,13 +197,18 @@ def _fewest_removals(cost_after: Callable[[int], float], most: int, limit: float
 def _impossible(
     budget: Budget,
     smallest: Mapping[str, int],
-    candidates: Sequence[ChannelGroup],
+    groups: Sequence[ChannelGroup],
     *,
     min_channels: int,
     multiple_of: int,
     floors: Mapping[str, int],
 ) -> BudgetError:
-    cost, unit = budget.cost, budget.cost.unit
+    cost, unit, candidates = budget.cost, budget.cost.unit, prunable(groups)
+    if not candidates:
+        return BudgetError(
+            f"cannot reach {budget.limit:,.0f} of {cost.dense:,.0f} {unit}: no group of the model can lose channels"
+            f"{_frozen_because(groups)}; trace a model without these operators, or prune the part before them"
+        )
     whole = f" and floors in {len(floors)} of them" if floors else ""
     step = f" at multiples of {multiple_of}" if multiple_of > 1 else ""
     options = " or ".join(
@@ -211,6 +216,14 @@ def _impossible(
     )
     return BudgetError(
         f"cannot reach {budget.limit:,.0f} {unit}: keeping min_channels={min_channels}{step} in each of "
-        f"{len(candidates)} groups{whole} still costs {cost.total(smallest):,.0f} of {cost.dense:,.0f}; "
-        f"raise the budget or lower {options}"
+        f"{len(candidates)} groups{whole} still costs {cost.total(smallest):,.0f} of {cost.dense:,.0f}"
+        f"{_frozen_because(groups)}; raise the budget or lower {options}"
     )
+
+
+def _frozen_because(groups: Sequence[ChannelGroup]) -> str:
+    """How many groups are frozen beside outputs, and the first few reasons; empty if none are."""
+    reasons = [group.frozen for group in groups if group.frozen and not group.is_output]
+    distinct = list(dict.fromkeys(sentence for sentences in reasons for sentence in sentences))
+    more = f" and {len(distinct) - 3} more reasons" if len(distinct) > 3 else ""
+    return f" ({len(reasons)} frozen: {'; '.join(distinct[:3])}{more})" if reasons else ""
