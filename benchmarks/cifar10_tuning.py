@@ -69,6 +69,8 @@ RUNS: dict[str, tuple[str, list[str]]] = {
     ),
     "fine-tuning rho 1": ("resnet20_adasap_l2", ["fine_tune.sharpness.rho=1"]),
     "rate 0.02": ("resnet20_adasap_l2", ["training.optimizer.learning_rate=0.02"]),
+    "AdaSAP, defaults, seed 1": ("resnet20_adasap_l2", ["seed=1"]),
+    "norms: midpoint, seed 1": ("resnet20_adasap_l2", ["seed=1", *both("norms=midpoint")]),
 }
 """Title -> recipe, and what is changed in it beside the schedule and the split."""
 

@@ -90,3 +90,12 @@ def permuted(net: Plain, group: ChannelGroup, order: Tensor) -> Plain:
         if tensor.grad is not None:
             tensor.grad = tensor.grad.index_select(slot.dim, index)
     return net
+
+
+def twins(net: Plain, group: ChannelGroup, one: int, other: int) -> Plain:
+    """The net with one channel of the group made equal to another, wherever it stands; in place."""
+    tensors = dict(net.named_parameters()) | dict(net.named_buffers())
+    for slot in group.slots:
+        data = tensors[slot.name].data.movedim(slot.dim, 0)
+        data[slot.positions[other]] = data[slot.positions[one]]
+    return net

@@ -233,6 +233,120 @@ class Resized(Net):
         return F.hardtanh_(F.dropout(x, training=self.training), 0, 6)
 
 
+class Attention(Net):
+    """Four heads of two channels, as timm writes them; `depth` has the number of heads by chance."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.num_heads, self.head_dim, self.attn_dim, self.depth = 4, 2, 8, 4
+        self.qkv = nn.Linear(8, 24)
+        self.proj = nn.Linear(8, 8)
+        self.last = nn.LayerNorm(8)
+
+    def body(self, x: Tensor) -> Tensor:
+        x = x.flatten(2).transpose(1, 2)
+        qkv = self.qkv(x).reshape(*x.shape[:2], 3, self.num_heads, self.head_dim).permute(2, 0, 3, 1, 4)
+        q, k, v = qkv.unbind(0)
+        x = x + self.proj(self.mixed(q, k, v).transpose(1, 2).reshape(*x.shape[:2], self.attn_dim))
+        for _ in range(self.depth - 3):
+            x = self.last(x)
+        return x.mean(1)
+
+    def mixed(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        return F.scaled_dot_product_attention(q, k, v)
+
+
+class TableAttention(Attention):
+    """Attention by products, with a table of biases of each head that is read by positions."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table = nn.Parameter(torch.randn(5, 4))
+        self.register_buffer("places", torch.arange(64 * 64).view(64, 64) % 5)
+
+    def mixed(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        bias = self.table[self.places.view(-1)].view(64, 64, -1).permute(2, 0, 1)
+        return ((q @ k.transpose(-2, -1)) * self.head_dim**-0.5 + bias.unsqueeze(0)).softmax(-1) @ v
+
+
+class ChannelAttention(Attention):
+    """The channels of a head attend to each other."""
+
+    def mixed(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        weights = (F.normalize(q, dim=-2).transpose(-2, -1) @ F.normalize(k, dim=-2)).softmax(-1)
+        return v @ weights
+
+
+class SplitByWidth(Net):
+    """Parts as wide as an attribute says, each with its own way (Res2Net)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.part = 4
+        self.wide = nn.Conv2d(8, 8, 1)
+        self.way = nn.Conv2d(4, 4, 3, padding=1)
+
+    def body(self, x: Tensor) -> Tensor:
+        a, b = torch.split(self.wide(x), self.part, 1)
+        return torch.cat([a, self.way(b)], 1)
+
+
+class HalvedByWidth(SplitByWidth):
+    """The attribute is the whole width, and the code halves it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.part = 8
+
+    def body(self, x: Tensor) -> Tensor:
+        a, b = self.wide(x).split(self.part // 2, dim=1)
+        return torch.cat([a, self.way(b)], 1)
+
+
+class SlicedByWidth(Net):
+    """The first channels, as many as an attribute says, get something added (ReXNet)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.front = 8
+        self.wide = nn.Conv2d(8, 12, 1)
+        self.head = nn.Linear(12, 5)
+
+    def body(self, x: Tensor) -> Tensor:
+        y = self.wide(x)
+        return torch.cat([y[:, : self.front] + x, y[:, self.front :]], 1)
+
+
+class ShuffledGroups(Net):
+    """A shuffle after a grouped convolution: whole groups go, and the attribute with them (ShuffleNet)."""
+
+    width = 12
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.parts = 4
+        self.grouped = nn.Conv2d(8, 12, 1, groups=4)
+        self.depth = nn.Conv2d(12, 12, 3, groups=12)
+
+    def body(self, x: Tensor) -> Tensor:
+        n, _, h, w = x.shape
+        x = self.grouped(x).view(n, self.parts, -1, h, w).transpose(1, 2).reshape(n, -1, h, w)
+        return self.depth(x)
+
+
+class MatrixProduct(Net):
+    """A bare matrix in place of a linear layer, and a table that mixes pixels only."""
+
+    width = 6
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.matrix = nn.Parameter(torch.randn(8, 6))
+
+    def body(self, x: Tensor) -> Tensor:
+        return (torch.ones(64, 64, dtype=x.dtype).tril() @ x.flatten(2).transpose(1, 2) @ self.matrix).mean(1)
+
+
 CUTTABLE: dict[str, type[nn.Module]] = {
     net.__name__: net
     for net in (
@@ -254,6 +368,14 @@ CUTTABLE: dict[str, type[nn.Module]] = {
         Transposed,
         Tokens,
         Resized,
+        Attention,
+        TableAttention,
+        ChannelAttention,
+        SplitByWidth,
+        HalvedByWidth,
+        SlicedByWidth,
+        ShuffledGroups,
+        MatrixProduct,
     )
 }
 

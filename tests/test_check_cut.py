@@ -48,7 +48,13 @@ def test_cutting_a_torchvision_model_equals_masking_it(name: str, size: int, num
 
 @pytest.mark.parametrize(
     ("builder", "num_prunable"),
-    [("cifar_resnet20", 12), pytest.param("cifar_resnet56", 30, marks=pytest.mark.slow)],
+    [
+        ("cifar_resnet20", 12),
+        *(
+            pytest.param(f"cifar_resnet{depth}", (depth - 2) // 2 + 3, marks=pytest.mark.slow)
+            for depth in (32, 44, 56, 110)
+        ),
+    ],
 )
 def test_cutting_a_cifar_resnet_equals_masking_it(builder: str, num_prunable: int) -> None:
     proof = proven(getattr(cifar_resnet, builder)(), torch.zeros(2, 3, 32, 32), num_prunable)

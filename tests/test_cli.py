@@ -9,9 +9,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import yaml
+from PIL import Image
 from typer.testing import CliRunner
 
 import adasap
@@ -125,6 +127,75 @@ def test_an_unknown_key_is_refused(tiny_recipe: TinyRecipe, tmp_path: Path) -> N
         compressed(tiny_recipe() | {"warmup": {}}, tmp_path)
 
 
+@pytest.fixture
+def archive(tmp_path: Path) -> Callable[..., Path]:
+    """An npz file of random images."""
+
+    def write(count: int = 8, side: int = 32, largest_label: int = 9) -> Path:
+        path = tmp_path / f"images{side}.npz"
+        labels = np.arange(count) % 10
+        labels[3] = largest_label
+        np.savez(path, images=np.zeros((count, side, side, 3), np.uint8), labels=labels)
+        return path
+
+    return write
+
+
+@pytest.mark.parametrize("place", ["test", "suite"])
+def test_a_label_out_of_range_is_refused(
+    tiny_recipe: TinyRecipe, tmp_path: Path, archive: Callable[..., Path], place: str
+) -> None:
+    source = {"kind": "npz", "path": str(archive(largest_label=19))}
+    data = {"test": source} if place == "test" else {"suites": {"far": {"kind": "images", "data": source}}}
+    with pytest.raises(DataError, match=r"label 19 of image 3 is out of range: the model has 10 outputs"):
+        compressed(tiny_recipe(data=data), tmp_path)
+
+
+def test_a_suite_of_another_image_size_is_refused(
+    tiny_recipe: TinyRecipe, tmp_path: Path, archive: Callable[..., Path]
+) -> None:
+    source = {"kind": "npz", "path": str(archive(side=64))}
+    with pytest.raises(DataError, match=r"suite 'far': images are 3 x 64 x 64 .* the model wants 3 x 32 x 32"):
+        compressed(tiny_recipe(data={"suites": {"far": {"kind": "images", "data": source}}}), tmp_path)
+
+
+def test_evaluate_refuses_labels_and_sizes_that_do_not_fit(archive: Callable[..., Path]) -> None:
+    with pytest.raises(DataError, match="label 19 of image 3 is out of range"):
+        call("evaluate", "adasap:digits_net", "--data", f"npz:{archive(largest_label=19)}")
+    with pytest.raises(DataError, match="the model wants 3 x 48 x 48"):
+        call("evaluate", "adasap:digits_net", "--data", f"npz:{archive()}", "--size", "48")
+
+
+def test_evaluate_takes_the_size_of_the_images_and_the_preprocessing(archive: Callable[..., Path]) -> None:
+    data = f"npz:{archive(side=48)}"
+    first = call("evaluate", "adasap:digits_net", "--data", data)
+    other = call("evaluate", "adasap:digits_net", "--data", data, "--mean", "0.1", "0.9", "0.5", "--std", "1", "1", "2")
+    assert first.splitlines()[2:] != other.splitlines()[2:]
+
+
+def test_arrays_that_are_no_archive_are_refused(archive: Callable[..., Path], tmp_path: Path) -> None:
+    (tmp_path / "x.npz").write_bytes(b"hello")
+    with pytest.raises(DataError, match="cannot be read as an npz file"):
+        call("evaluate", "adasap:digits_net", "--data", f"npz:{archive()}", "--arrays", str(tmp_path / "x.npz"))
+
+
+def test_errors_keep_their_square_brackets(tmp_path: Path) -> None:
+    script = Path(sys.executable).with_name("adasap")
+    folder = tmp_path / "[red]"
+    done = subprocess.run([script, "compress", str(folder / "a.yaml")], capture_output=True, text=True)
+    assert done.returncode == 2
+    assert "[red]" in done.stderr.replace("\n", "")
+
+
+def test_a_folder_that_cannot_be_made_is_a_sentence(tiny_recipe: TinyRecipe, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    script = Path(sys.executable).with_name("adasap")
+    arguments = ["compress", str(written(tiny_recipe(), tmp_path)), "--out", str(tmp_path / "file")]
+    done = subprocess.run([script, *arguments], capture_output=True, text=True)
+    assert done.returncode == 2
+    assert "Traceback" not in done.stderr
+
+
 def test_evaluate_wants_a_kind_and_a_path() -> None:
     with pytest.raises(DataError, match="write KIND:PATH"):
         call("evaluate", "adasap:digits_net", "--data", "digits")
@@ -144,3 +215,19 @@ def test_version_is_the_packages() -> None:
 
     assert adasap.__version__ == version("adasap")
     assert torch.__version__
+
+
+@pytest.mark.slow
+@pytest.mark.shared_data
+@pytest.mark.parametrize(("depth", "percent"), [(20, 91.73), (56, 93.39)])
+def test_pretrained_networks_reach_their_published_accuracy(
+    shared_data: Path, tmp_path: Path, depth: int, percent: float
+) -> None:
+    strips = [np.asarray(Image.open(file)) for file in sorted((shared_data / "cifar10").glob("test_*.webp"))]
+    images, labels = np.concatenate(strips).reshape(-1, 32, 32, 3), np.load(shared_data / "cifar10" / "labels.npz")
+    np.savez(tmp_path / "test.npz", images=images, labels=labels["test"])
+    weights, out = shared_data / "weights" / f"resnet{depth}_cifar10.safetensors", tmp_path / "numbers.json"
+    data = ["--data", f"npz:{tmp_path / 'test.npz'}", "--out", str(out)]
+    call("evaluate", f"adasap:cifar_resnet{depth}", "--weights", str(weights), *data)
+    mean = json.loads(out.read_text())["suites"]["clean"]["mean"]
+    assert 100 * mean == pytest.approx(percent, abs=0.02)  # ties in the last bit differ between machines

@@ -17,6 +17,45 @@ TinyRecipe = Callable[..., Tree]
 RECIPES = sorted((Path(__file__).parents[1] / "recipes").rglob("*.yaml"))
 
 
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("training.batch_size=[", "the value is no YAML"),
+        ("training.optimizer.learning_rate=.nan", "training.optimizer.learning_rate is nan; give a finite number"),
+        ("warm_up.sharpness.rho_max=.inf", "warm_up.sharpness.rho_max is inf"),
+        ("training.clip_norm=-1", "clip_norm is -1"),
+        ("pruning.recalibration_batches=-1", "recalibration_batches is -1"),
+        ("name=../../elsewhere", "it becomes a folder"),
+    ],
+)
+def test_values_that_cannot_work_are_refused(
+    tiny_recipe: TinyRecipe, tmp_path: Path, change: str, message: str
+) -> None:
+    path = tmp_path / "r.yaml"
+    path.write_text(yaml.safe_dump(tiny_recipe()))
+    with pytest.raises(RecipeError) as error:
+        read_recipe(path, [change])
+    assert message in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [(b"extends: r.yaml\n", "extends itself"), (b"extends: 5\n", "give the path"), (b"\xff\xfe\x80", "is no YAML")],
+)
+def test_files_that_are_no_recipes_are_refused(tmp_path: Path, content: bytes, message: str) -> None:
+    (tmp_path / "r.yaml").write_bytes(content)
+    with pytest.raises(RecipeError, match=message):
+        read_recipe(tmp_path / "r.yaml")
+
+
+def test_step_three_is_uniform_unless_it_says_otherwise(tiny_recipe: TinyRecipe) -> None:
+    assert parse_recipe(tiny_recipe(fine_tune={"epochs": 1, "sharpness": {}})).fine_tune.sharpness.kind == "uniform"
+    tree = tiny_recipe()
+    tree["fine_tune"] = {"epochs": 2}
+    assert parse_recipe(tree).fine_tune.sharpness.kind == "uniform"
+    assert parse_recipe(tree).warm_up.sharpness.kind == "adaptive"
+
+
 def test_a_resolved_recipe_reads_back_as_itself(tiny_recipe: TinyRecipe) -> None:
     recipe = parse_recipe(tiny_recipe())
     assert parse_recipe(yaml.safe_load(dump_recipe(recipe))) == recipe

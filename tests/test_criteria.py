@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 from adasap.criteria import (
     Criterion,
     Evidence,
+    GatheringCriterion,
     GradientCriterion,
     build_criterion,
     criterion_names,
@@ -20,9 +22,11 @@ from adasap.criteria import (
 )
 from adasap.errors import RecipeError
 from adasap.groups.group import ChannelGroup, Slot
-from criteria_nets import Plain, each, norm_slots, permuted, plain_groups, plain_net
+from criteria_nets import Plain, each, norm_slots, permuted, plain_groups, plain_net, twins
 
 NAMES = criterion_names()
+DRAWN = ("random", "hutchinson")
+SECOND_ORDER = ("fisher", "taylor2")
 
 
 def with_gradients(net: Plain, seed: int = 1) -> Plain:
@@ -32,10 +36,21 @@ def with_gradients(net: Plain, seed: int = 1) -> Plain:
     return net
 
 
+def batches(count: int) -> list[Tensor]:
+    generator = torch.Generator().manual_seed(2)
+    return [torch.randn(4, 3, 5, 5, generator=generator) for _ in range(count)]
+
+
+def squares(model: nn.Module, images: Tensor) -> Tensor:
+    return model(images.to(next(model.parameters()).dtype)).square().sum()  # type: ignore[no-any-return]
+
+
 def scores_of(name: str, net: Plain, groups: tuple[ChannelGroup, ...]) -> dict[str, Tensor]:
     criterion = build_criterion(name)
     if not criterion.needs:
         return criterion.score(net, groups, None)
+    if isinstance(criterion, GatheringCriterion):
+        return criterion.score(net, groups, criterion.gather(net, groups, batches(criterion.num_batches), squares))
     assert isinstance(criterion, GradientCriterion)
     evidence = Evidence()
     evidence.add(criterion.batch_evidence(net, groups))
@@ -59,7 +74,7 @@ class TestContract:
             assert (values >= 0).all()
 
     def test_scores_follow_a_permutation_of_the_channels(self, name: str) -> None:
-        if name == "random":
+        if name in DRAWN:
             pytest.skip("draws belong to places, not to weights")
         net, groups = plain_net()
         before = scores_of(name, with_gradients(net), groups)
@@ -69,15 +84,27 @@ class TestContract:
         torch.testing.assert_close(after["conv2"], before["conv2"])
         assert not torch.allclose(after["conv1"], before["conv1"])
 
+    def test_channels_that_are_equal_score_equal(self, name: str) -> None:
+        if name in DRAWN:
+            pytest.skip("draws belong to places, not to weights")
+        net, groups = plain_net()
+        scores = scores_of(name, with_gradients(twins(net, groups[0], 1, 4)), groups)["conv1"]
+        torch.testing.assert_close(scores[1], scores[4], rtol=1e-5, atol=0)
+        assert len(scores.unique()) > 2
+
     def test_the_model_is_left_alone(self, name: str) -> None:
         net, groups = plain_net()
         with_gradients(net)
+        net.conv2.eval()
+        modes, hooks = [m.training for m in net.modules()], [dict(m._forward_pre_hooks) for m in net.modules()]
         state, generator = copy.deepcopy(net.state_dict()), torch.get_rng_state()
         gradients = [p.grad.clone() for p in net.parameters() if p.grad is not None]
         scores_of(name, net, groups)
         assert all(torch.equal(state[key], value) for key, value in net.state_dict().items())
         assert all(torch.equal(a, p.grad) for a, p in zip(gradients, net.parameters(), strict=True))  # type: ignore[arg-type]
         assert torch.equal(generator, torch.get_rng_state())
+        assert modes == [m.training for m in net.modules()]
+        assert hooks == [dict(m._forward_pre_hooks) for m in net.modules()]
 
     def test_zero_weights_score_equal_and_finite(self, name: str) -> None:
         net, groups = plain_net()
@@ -133,15 +160,11 @@ class TestContract:
 
 
 @pytest.mark.parametrize("name", [n for n in NAMES if build_criterion(n).needs])
-class TestGradientContract:
-    def test_missing_gradients_are_an_error(self, name: str) -> None:
-        net, groups = plain_net()
-        with pytest.raises(ValueError, match="call backward"):
-            build_criterion(name).batch_evidence(net, groups)  # type: ignore[attr-defined]
-
+class TestEvidenceContract:
     def test_missing_evidence_is_an_error(self, name: str) -> None:
         net, groups = plain_net()
-        with pytest.raises(ValueError, match=r"evidence\.add"):
+        wanted = r"evidence\.add" if "gradients" in build_criterion(name).needs else r"criterion\.gather"
+        with pytest.raises(ValueError, match=wanted):
             score(name, net, groups)
 
     def test_evidence_of_other_widths_is_an_error(self, name: str) -> None:
@@ -150,7 +173,17 @@ class TestGradientContract:
         with pytest.raises(ValueError, match="conv1"):
             score(name, net, groups, evidence)
 
+
+@pytest.mark.parametrize("name", [n for n in NAMES if "gradients" in build_criterion(n).needs])
+class TestGradientContract:
+    def test_missing_gradients_are_an_error(self, name: str) -> None:
+        net, groups = plain_net()
+        with pytest.raises(ValueError, match="call backward"):
+            build_criterion(name).batch_evidence(net, groups)  # type: ignore[attr-defined]
+
     def test_it_scales_with_the_loss_and_the_scale_divides_out(self, name: str) -> None:
+        if name in SECOND_ORDER:
+            pytest.skip("grows with the square of the loss: training divides the gradients by the scale instead")
         net, groups = plain_net()
         criterion = build_criterion(name)
         assert isinstance(criterion, GradientCriterion)
@@ -171,7 +204,10 @@ class TestGradientContract:
         for parameter in net.parameters():
             parameter.grad.neg_()  # type: ignore[union-attr]
         evidence.add(criterion.batch_evidence(net, groups))
-        torch.testing.assert_close(evidence.mean()["conv1"], once)
+        if name == "taylor2":  # slope and curvature add up in one of the two batches
+            assert (evidence.mean()["conv1"] >= scores_of("taylor", net, groups)["conv1"] * (1 - 1e-6)).all()
+        else:
+            torch.testing.assert_close(evidence.mean()["conv1"], once)
 
 
 # What each computes
@@ -212,6 +248,94 @@ def test_l2_and_l1_ignore_the_scale_of_a_group() -> None:
         net.conv1.weight *= 1e-6
     for name, scores in before.items():
         torch.testing.assert_close(score(name, net, groups)["conv1"], scores["conv1"])
+
+
+def spread_rows() -> tuple[nn.Module, tuple[ChannelGroup, ...], Tensor]:
+    """Two producers whose channels own several rows at odd places; and the joined rows, by loops, in float64."""
+    torch.manual_seed(3)
+    net = nn.Sequential(nn.Linear(2, 6, bias=False), nn.ConvTranspose2d(4, 3, 2, bias=False))
+    places = torch.tensor([[0, 3], [2, 1], [5, 4]])
+    slots = (Slot("0.weight", 0, "producer", places), Slot("1.weight", 1, "producer", each(3).flip(0)))
+    linear, transposed = net[0].weight.tolist(), net[1].weight.tolist()
+    rows = [
+        [x for place in places[channel].tolist() for x in linear[place]]
+        + [x for into in transposed for line in into[2 - channel] for x in line]
+        for channel in range(3)
+    ]
+    return net, (ChannelGroup("g", 3, slots),), torch.tensor(rows, dtype=torch.float64)
+
+
+def test_fpgm_is_the_sum_of_distances_over_its_mean() -> None:
+    net, groups, rows = spread_rows()
+    sums = [sum(math.dist(one.tolist(), other.tolist()) for other in rows) for one in rows]
+    expected = torch.tensor([value / (sum(sums) / 3) for value in sums])
+    torch.testing.assert_close(score("fpgm", net, groups)["g"], expected)
+
+
+def test_fpgm_gives_equal_rows_no_distance_and_does_not_look_at_size() -> None:
+    net, groups = plain_net()
+    wide = nn.Linear(2003, 37, bias=False)
+    with torch.no_grad():
+        net.conv1.weight.copy_(net.conv1.weight[:1].expand_as(net.conv1.weight))
+        wide.weight.copy_(torch.randn(2003).expand_as(wide.weight))
+    assert score("fpgm", net, groups)["conv1"].tolist() == [0.0] * 6
+    whole = ChannelGroup("g", 37, (Slot("weight", 0, "producer", each(37)),))
+    assert score("fpgm", wide, (whole,))["g"].tolist() == [0.0] * 37
+    with torch.no_grad():  # an odd small filter among large equal ones is what cannot be replaced
+        net.conv1.weight[2].zero_()
+    scores = score("fpgm", net, groups)["conv1"]
+    assert scores.argmax() == 2
+    assert score("l2", net, groups)["conv1"].argmin() == 2
+
+
+def test_lamp_is_the_share_of_what_would_be_left() -> None:
+    net, groups, rows = spread_rows()
+    squares = [sum(float(x) ** 2 for x in row) for row in rows]
+    expected = [value / sum(other for other in squares if other >= value) for value in squares]
+    torch.testing.assert_close(score("lamp", net, groups)["g"], torch.tensor(expected))
+
+
+def test_lamp_orders_as_l2_and_keeps_one_channel_of_each_group_to_the_last() -> None:
+    net, groups = plain_net()
+    lamp, l2 = score("lamp", net, groups), score("l2", net, groups)
+    for group in groups:
+        assert lamp[group.name].argsort().tolist() == l2[group.name].argsort().tolist()
+        assert lamp[group.name].max() == 1
+    with torch.no_grad():
+        net.conv1.weight *= 1e-3
+    torch.testing.assert_close(score("lamp", net, groups)["conv1"], lamp["conv1"])
+
+
+def test_fisher_is_half_the_squared_products_over_the_batches() -> None:
+    net, groups = plain_net()
+    evidence, total = Evidence(), torch.zeros(6, dtype=torch.float64)
+    criterion = build_criterion("fisher")
+    assert isinstance(criterion, GradientCriterion)
+    for seed in (1, 2, 3):
+        with_gradients(net, seed)
+        evidence.add(criterion.batch_evidence(net, groups))
+        weight, gradient = net.conv1.weight.detach().flatten(1), net.conv1.weight.grad.flatten(1)  # type: ignore[union-attr]
+        for channel in range(6):
+            for w, g in zip(weight[channel].tolist(), gradient[channel].tolist(), strict=True):
+                total[channel] += 0.5 * (w * g) ** 2 / 3
+    torch.testing.assert_close(criterion.score(net, groups, evidence.mean())["conv1"], total.float())
+
+
+def test_second_order_taylor_is_exact_on_a_quadratic_whose_curvature_is_its_squared_slope() -> None:
+    """L = g.w + 1/2 * sum of (g_k * w_k)^2 changes by -L when all of a channel's rows become zero."""
+    torch.manual_seed(0)
+    net = nn.Linear(3, 2, bias=False)
+    slope = torch.randn(2, 3)
+    group = ChannelGroup("g", 2, (Slot("weight", 0, "producer", each(2)),))
+    net.weight.grad = slope
+    products = (slope * net.weight.detach()).double()
+    for curvature in (0.0, 1.0, 32.0):
+        criterion = build_criterion("taylor2", curvature=curvature)
+        assert isinstance(criterion, GradientCriterion)
+        change = [abs(sum(-float(p) + curvature / 2 * float(p) ** 2 for p in row)) for row in products]
+        torch.testing.assert_close(criterion.batch_evidence(net, (group,))["g"], torch.tensor(change))
+    with pytest.raises(RecipeError, match=r"curvature is -1"):
+        build_criterion("taylor2", curvature=-1)
 
 
 def test_taylor_is_the_derivative_along_removal() -> None:
@@ -279,6 +403,27 @@ def test_groups_of_another_model_are_refused() -> None:
     net, _ = plain_net()
     with pytest.raises(ValueError, match=r"conv1\.weight has 6 entries"):
         score("l2", net, plain_groups(first=7))
+
+
+def test_a_criterion_without_the_methods_of_its_needs_is_refused() -> None:
+    net, groups = plain_net()
+
+    class Incomplete:
+        needs = frozenset({"batches"})
+
+        def score(self, model: nn.Module, groups: object, evidence: object) -> dict[str, Tensor]:
+            return {}
+
+    with pytest.raises(RecipeError, match="has no gather and num_batches"):
+        validate_criterion(Incomplete(), net, groups)  # type: ignore[arg-type]
+    Incomplete.needs = frozenset({"gradients"})
+    with pytest.raises(RecipeError, match="has no batch_evidence"):
+        validate_criterion(Incomplete(), net, groups)  # type: ignore[arg-type]
+    Incomplete.needs = frozenset({"labels"})
+    with pytest.raises(RecipeError, match="needs gradients or batches, not 'labels'"):
+        validate_criterion(Incomplete(), net, groups)  # type: ignore[arg-type]
+    with pytest.raises(RecipeError, match="num_batches of at least 1"):
+        validate_criterion(build_criterion("apoz", num_batches=0), net, groups)
 
 
 # The registry

@@ -39,6 +39,18 @@ def test_added_tensors_are_not_kept_or_changed() -> None:
     assert first["a"].tolist() == [1.0, 2.0, 3.0]
 
 
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_a_batch_that_is_not_finite_is_left_out(bad: float) -> None:
+    evidence = filled()
+    evidence.add(batch(1.0, bad, 3.0))
+    assert evidence.count == 2
+    assert evidence.mean()["a"].tolist() == [2.0, 1.0, 2.0]
+    only = Evidence()
+    only.add(batch(bad, 1.0, 1.0))
+    with pytest.raises(ValueError, match="no evidence was collected"):
+        only.mean()
+
+
 def test_reset_forgets() -> None:
     evidence = filled()
     evidence.reset()

@@ -168,7 +168,7 @@ def test_plain_weights_are_refused_with_the_next_move(tmp_path: Path) -> None:
 
 
 def test_a_model_file_as_weights_is_refused_with_the_next_move(file: Path) -> None:
-    with pytest.raises(ModelError, match=r"adasap\.export\.load"):
+    with pytest.raises(ModelError, match=r"open it with adasap\.load"):
         load_weights_(_model(), file)
 
 
@@ -312,3 +312,11 @@ def test_traced_groups_with_padded_shortcuts_come_back(tmp_path: Path, builder: 
     save(tmp_path / "m", model, spec=spec, plan=plan, groups=groups)
     with torch.no_grad():
         assert torch.equal(load(tmp_path / "m")(example), model(example))
+
+
+def test_a_model_that_asks_for_the_version_of_its_state_is_loaded(tmp_path: Path) -> None:
+    spec = ModelSpec("torchvision:mnasnet0_5")
+    model = open_model(spec)
+    save(tmp_path / "mnasnet.safetensors", model, spec=spec)
+    loaded = load(tmp_path / "mnasnet.safetensors").state_dict()
+    assert all(torch.equal(loaded[name], tensor) for name, tensor in model.state_dict().items())

@@ -182,30 +182,3 @@ def test_the_demo_network_learns_the_digits() -> None:
             for images, labels in evaluation_batches(open_dataset(DataSource("digits"), "test"), 128)
         ]
     assert torch.cat(right).float().mean() > 0.97
-
-
-SHARED = Path(__file__).parents[2] / "shared" / "data"
-
-
-@pytest.mark.slow
-@pytest.mark.shared_data
-@pytest.mark.skipif(
-    not (SHARED / "weights" / "resnet20_cifar10.safetensors").is_file(),
-    reason="needs CIFAR-10 and pretrained weights in ../shared/data, which the repository does not carry",
-)
-def test_pretrained_resnet20_reaches_its_published_accuracy() -> None:
-    import numpy as np
-    from PIL import Image
-
-    strips = [np.asarray(Image.open(file)) for file in sorted((SHARED / "cifar10").glob("test_*.webp"))]
-    images = torch.from_numpy(np.concatenate(strips).reshape(-1, 32, 32, 3)).permute(0, 3, 1, 2)
-    labels = torch.from_numpy(np.load(SHARED / "cifar10" / "labels.npz")["test"]).long()
-    spec = ModelSpec("adasap:cifar_resnet20", weights=str(SHARED / "weights" / "resnet20_cifar10.safetensors"))
-    model = open_model(spec).eval()
-    mean, std = (torch.tensor(numbers).view(1, 3, 1, 1) for numbers in (spec.mean, spec.std))
-    with torch.no_grad():
-        right = sum(
-            int((model((part / 255 - mean) / std).argmax(1) == truth).sum())
-            for part, truth in zip(images.split(1000), labels.split(1000), strict=True)
-        )
-    assert right == pytest.approx(9173, abs=2)  # of 10,000; ties in the last bit differ between machines

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import dataclasses
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -14,11 +16,13 @@ from rich.console import Console
 import adasap
 from adasap.cli.runs import FinishedRun, open_data, open_task, run_recipe
 from adasap.config import Recipe, parse_recipe
+from adasap.criteria import criterion_names
+from adasap.criteria.hutchinson import Hutchinson
 from adasap.errors import BudgetError, CheckpointError, RecipeError, TrainingError
-from adasap.groups import trace_groups, widths
+from adasap.groups import ChannelGroup, trace_groups
 from adasap.models import open_model
-from adasap.pruning import MACs
-from adasap.training import CompressionRun, PruneRecord, Record, StepRecord
+from adasap.pruning import Budget, MACs, ranking_classes, select_channels
+from adasap.training import CompressionRun, PruneRecord, Record, StepRecord, as_dict
 
 Tree = dict[str, Any]
 TinyRecipe = Callable[..., Tree]
@@ -68,10 +72,45 @@ def test_steps_cost_two_passes_when_sharpness_aware_and_one_when_plain(tiny_reci
     assert gaps[16:] == [None] * 8
 
 
-@pytest.mark.parametrize("criterion", ["l1", "taylor", "taylor_norm", "norm_scale", "random"])
-def test_every_criterion_compresses(tiny_recipe: TinyRecipe, criterion: str) -> None:
-    result = compress(tiny_recipe(pruning={"criterion": criterion}))
-    assert result.plan.widths() != result.plan.num_channels
+WITH_PLAIN_STEPS = ("fpgm", "fisher", "chip", "hutchinson")  # one for each kind of evidence
+PLAIN = {"epochs": 1, "sharpness": {"kind": "plain"}}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("ranking", ["uniform", "isomorphic"])
+def test_every_ranking_compresses_to_the_budget(tiny_recipe: TinyRecipe, ranking: str) -> None:
+    records: list[Record] = []
+    plan = compress(tiny_recipe(pruning={"criterion": "taylor", "ranking": ranking}), records=records).plan
+    events = [record for record in records if isinstance(record, PruneRecord)]
+    assert all(0.7 * event.cost_limit < event.cost <= event.cost_limit for event in events)
+    kept = {name: width / plan.num_channels[name] for name, width in plan.widths().items()}
+    if ranking == "uniform":  # so many cuts end where one does
+        assert max(kept.values()) - min(kept.values()) <= 1 / 4
+        model = open_model(parse_recipe(tiny_recipe()).model)
+        groups = trace_groups(model, torch.zeros(1, 3, 32, 32))
+        budget = Budget(MACs(model, groups, torch.zeros(1, 3, 32, 32)), kept=0.5)
+        equal = {group.name: torch.ones(group.num_channels) for group in groups}
+        alone = ranking_classes("uniform", model, groups)
+        assert plan.widths() == select_channels(groups, equal, budget, classes=alone).widths()
+    else:
+        inner = [f"blocks.{block}.conv1" for block in range(3)]
+        common = sum(plan.widths()[name] for name in inner) / sum(plan.num_channels[name] for name in inner)
+        assert abs(common - kept["blocks.2.conv2"]) <= 1 / 16 + 1 / 28
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("criterion", "steps"),
+    [(name, "adaptive") for name in criterion_names() if name != "l2"] + [(name, "plain") for name in WITH_PLAIN_STEPS],
+)
+def test_every_criterion_compresses(tiny_recipe: TinyRecipe, criterion: str, steps: str) -> None:
+    phases = {"warm_up": PLAIN, "fine_tune": PLAIN} if steps == "plain" else {}
+    records: list[Record] = []
+    result = compress(tiny_recipe(pruning={"criterion": criterion}, **phases), records=records)
+    events = [record for record in records if isinstance(record, PruneRecord)]
+    assert [event.removed > 0 for event in events] == [True] * 3
+    assert all(event.cost <= event.cost_limit for event in events)
+    assert result.counters.passes == result.counters.step * (1 if steps == "plain" else 2)
 
 
 def test_a_run_leaves_everything_in_its_folder(tiny_recipe: TinyRecipe, tmp_path: Path) -> None:
@@ -112,14 +151,19 @@ def test_two_runs_with_one_seed_are_equal_and_with_another_are_not(tiny_recipe: 
     assert first.shape != other.shape or not torch.equal(first, other)
 
 
-def test_moving_average_is_what_leaves(tiny_recipe: TinyRecipe) -> None:
-    plain = compress(tiny_recipe())
-    averaged = compress(tiny_recipe(training={"average_decay": 0.9, "batch_size": 32}))
-    assert averaged.plan.widths().keys() == plain.plan.widths().keys()
-    example = torch.zeros(1, 3, 32, 32)
-    assert widths(trace_groups(averaged.model, example))
-    first, second = next(plain.model.parameters()), next(averaged.model.parameters())
-    assert first.shape != second.shape or not torch.equal(first, second)
+def test_moving_average_is_what_leaves(tiny_recipe: TinyRecipe, tmp_path: Path) -> None:
+    """With a decay near 0 the average is the last weights, and what it is in between is the rule's own arithmetic."""
+    plain, tree = {"sharpness": {"kind": "plain"}}, {"epochs": 0, "schedule": "one_shot", "budget": {"macs": 1.0}}
+    sections = {"warm_up": {"epochs": 0.25, **plain}, "pruning": {**tree, "recalibration_batches": 0}}
+
+    def final(decay: float | None, steps: int) -> torch.Tensor:
+        changed = {**sections, "warm_up": {"epochs": steps / 8, **plain}, "fine_tune": {"epochs": 0, **plain}}
+        training = {"batch_size": 32, "schedule": {"name": "constant"}}
+        training |= {} if decay is None else {"average_decay": decay}
+        return next(compress(tiny_recipe(**changed, training=training)).model.parameters()).detach()
+
+    first, second = final(None, 1), final(None, 2)
+    torch.testing.assert_close(final(0.7, 2), 0.7 * first + 0.3 * second)
 
 
 def test_distillation_changes_the_result(tiny_recipe: TinyRecipe) -> None:
@@ -161,6 +205,24 @@ def test_nan_from_the_first_batch_stops_with_step_and_learning_rate(tiny_recipe:
     assert all(torch.equal(a.nan_to_num(), b.nan_to_num()) for a, b in zip(before, after, strict=True))
 
 
+def test_a_model_that_a_criterion_cannot_look_at_is_refused_before_training(
+    tiny_recipe: TinyRecipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def gather(*_: Any) -> None:
+        raise RuntimeError("derivative for such_an_operator is not implemented")
+
+    monkeypatch.setattr(Hutchinson, "gather", gather)
+    records: list[Record] = []
+    with pytest.raises(RecipeError, match=r"'hutchinson' cannot look at this model: .*such as taylor or l2"):
+        compress(tiny_recipe(pruning={"criterion": "hutchinson"}), records=records)
+    assert not [record for record in records if isinstance(record, StepRecord)]
+
+
+def test_a_criterion_of_batches_needs_no_step_before_the_first_event(tiny_recipe: TinyRecipe) -> None:
+    result = compress(tiny_recipe(warm_up={"epochs": 0}, pruning={"criterion": "apoz"}))
+    assert result.plan.widths() != result.plan.num_channels
+
+
 def test_a_folder_of_another_recipe_is_not_overwritten(tiny_recipe: TinyRecipe, tmp_path: Path) -> None:
     compress(tiny_recipe(), tmp_path)
     before = (tmp_path / "checkpoint.safetensors").read_bytes()
@@ -169,10 +231,148 @@ def test_a_folder_of_another_recipe_is_not_overwritten(tiny_recipe: TinyRecipe, 
     assert (tmp_path / "checkpoint.safetensors").read_bytes() == before
 
 
-def test_a_preview_trains_nothing(tiny_recipe: TinyRecipe, capsys: pytest.CaptureFixture[str]) -> None:
+Change = Callable[[Tree], None]
+
+CHANGES: dict[str, Change] = {
+    "training": lambda tree: tree["training"].update(clip_norm=1.0),
+    "training ": lambda tree: tree["training"].update(runtime={"precision": "bf16"}),
+    "steps": lambda tree: tree["fine_tune"]["sharpness"].update(rho=0.4),
+    "task": lambda tree: tree.update(task={"label_smoothing": 0.1}),
+    "augmentation": lambda tree: tree["data"].update(augmentation={"horizontal_flip": True}),
+    "labels": lambda tree: tree["data"].update(train={"kind": "digits", "first": 1, "count": 256}),
+    "seed": lambda tree: tree.update(seed=3),
+}
+"""What a refusal names -> a change of the recipe that changes the numbers."""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("named", list(CHANGES))
+def test_a_run_does_not_go_on_under_options_that_change_its_numbers(
+    tiny_recipe: TinyRecipe, tmp_path: Path, named: str
+) -> None:
+    compress(tiny_recipe(), tmp_path)
+    tree = copy.deepcopy(tiny_recipe())
+    CHANGES[named](tree)
+    with pytest.raises(CheckpointError, match=rf"\(another {named.strip()}\)"):
+        compress(tree, tmp_path)
+
+
+def test_a_run_goes_on_under_options_that_do_not(tiny_recipe: TinyRecipe, tmp_path: Path) -> None:
+    first = compress(tiny_recipe(), tmp_path)
+    again = compress(tiny_recipe(training={"num_workers": 1, "checkpoint_every": 7, "max_skipped": 4}), tmp_path)
+    assert all(map(torch.equal, first.model.state_dict().values(), again.model.state_dict().values()))
+
+
+def test_one_bad_batch_does_not_spoil_the_evidence(tiny_recipe: TinyRecipe) -> None:
+    recipe = parse_recipe(tiny_recipe(pruning={"criterion": "taylor"}))
+
+    class OneBadBatch(adasap.ClassificationTask):
+        calls = 0
+
+        def loss(self, model: torch.nn.Module, batch: Any) -> torch.Tensor:
+            OneBadBatch.calls += 1
+            return super().loss(model, batch) * (float("nan") if OneBadBatch.calls == 5 else 1.0)
+
+    task = OneBadBatch(mean=recipe.model.mean, std=recipe.model.std)
+    result = adasap.compress(open_model(recipe.model), task, open_data(recipe), recipe)
+    assert result.counters.events == 3
+
+
+def test_recalibration_makes_the_statistics_those_of_the_first_batches(tiny_recipe: TinyRecipe) -> None:
+    stages = {}
+    for batches in (0, 4):
+        stages[batches] = compress(tiny_recipe(pruning={"recalibration_batches": batches})).stages
+    losses = {
+        (batches, stage): found[stage]["clean"].metrics["clean"]["loss"]
+        for batches, found in stages.items()
+        for stage in ("pruned", "recalibrated")
+    }
+    assert losses[0, "pruned"] == losses[0, "recalibrated"]
+    assert losses[4, "pruned"] != losses[4, "recalibrated"]
+
+
+def test_clipping_bounds_every_update(tiny_recipe: TinyRecipe) -> None:
+    def longest_update(**training: Any) -> float:
+        rate = 0.02
+        options = {"optimizer": {"learning_rate": rate, "weight_decay": 0.0, "options": {"momentum": 0.0}}}
+        tree = tiny_recipe(
+            training={**options, "schedule": {"name": "constant"}, **training},
+            warm_up={"epochs": 0.125, "sharpness": {"kind": "plain"}},
+            pruning={"epochs": 0, "schedule": "one_shot", "budget": {"macs": 1.0}, "recalibration_batches": 0},
+            fine_tune={"epochs": 0},
+        )
+        recipe = parse_recipe(tree)
+        model = open_model(recipe.model)
+        before = torch.cat([p.detach().flatten().clone() for p in model.parameters()])
+        adasap.compress(model, open_task(recipe), open_data(recipe), recipe)
+        after = torch.cat([p.detach().flatten() for p in model.parameters()])
+        return float((after - before).norm()) / rate
+
+    assert longest_update(clip_norm=0.25) == pytest.approx(0.25, rel=1e-3)
+    assert longest_update() > 0.3
+
+
+def test_a_wrong_group_stops_the_run(tiny_recipe: TinyRecipe, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Groups that forget one consumer: what the light proof after every event is there for."""
+
+    def one_slot_shifted(*arguments: Any, **options: Any) -> tuple[ChannelGroup, ...]:
+        groups = trace_groups(*arguments, **options)
+        first = next(g for g in groups if not g.frozen)
+        slots = list(first.slots)
+        place = next(i for i, slot in enumerate(slots) if slot.role == "consumer")
+        slots[place] = dataclasses.replace(slots[place], positions=slots[place].positions.roll(1, 0))
+        wrong = dataclasses.replace(first, slots=tuple(slots))
+        return tuple(wrong if g is first else g for g in groups)
+
+    monkeypatch.setattr("adasap.training.run.trace_groups", one_slot_shifted)
+    with pytest.raises(TrainingError, match="differs from the masked one"):
+        compress(tiny_recipe(pruning={"budget": {"macs": 0.3}}))
+
+
+def test_a_diverged_run_is_not_blamed_on_the_cut(tiny_recipe: TinyRecipe) -> None:
+    with pytest.raises(TrainingError, match=r"training has diverged: .* after step \d+ \(learning rate"):
+        compress(tiny_recipe(training={"optimizer": {"learning_rate": 1e6}, "max_skipped": 1000}))
+
+
+@pytest.mark.parametrize(
+    ("name", "message"), [("Adafactor", "cannot be cut with its channels"), ("SparseAdam", "cannot step in this loop")]
+)
+def test_an_optimizer_that_cannot_follow_a_cut_is_refused_before_training(
+    tiny_recipe: TinyRecipe, name: str, message: str
+) -> None:
+    records: list[Record] = []
+    optimizer = {"name": name, "learning_rate": 0.01, "weight_decay": 0.0}
+    with pytest.raises(RecipeError, match=message):
+        compress(tiny_recipe(training={"optimizer": optimizer}), records=records)
+    assert records == []
+
+
+def test_a_knapsack_meets_the_budget_of_a_run(tiny_recipe: TinyRecipe) -> None:
+    records: list[Record] = []
+    result = compress(tiny_recipe(pruning={"selection": "knapsack", "criterion": "taylor"}), records=records)
+    events = [record for record in records if isinstance(record, PruneRecord)]
+    assert all(0.9 * event.cost_limit < event.cost <= event.cost_limit for event in events)
+    assert result.plan.widths() != compress(tiny_recipe(pruning={"criterion": "taylor"})).plan.widths()
+    with pytest.raises(RecipeError, match="has no part in it"):
+        parse_recipe(tiny_recipe(pruning={"selection": "knapsack", "ranking": "uniform"}))
+
+
+def test_a_budget_above_the_dense_model_is_refused(tiny_recipe: TinyRecipe) -> None:
+    with pytest.raises(BudgetError, match="above the dense model's"):
+        compress(tiny_recipe(pruning={"budget": {"macs": 1e12}}))
+
+
+def test_records_of_a_bad_batch_are_json(tmp_path: Path) -> None:
+    record = StepRecord(1, "warm-up", float("nan"), None, 0.1, float("inf"), False, 2, 0.1)
+    assert as_dict(record)["loss"] is None
+    json.loads(json.dumps(as_dict(record), allow_nan=False))
+
+
+@pytest.mark.parametrize("criterion", ["taylor", "activation_mean"])
+def test_a_preview_trains_nothing(tiny_recipe: TinyRecipe, capsys: pytest.CaptureFixture[str], criterion: str) -> None:
     from adasap.cli.compress import preview
 
-    preview(parse_recipe(tiny_recipe(pruning={"criterion": "taylor"})), Console(width=140))
+    preview(parse_recipe(tiny_recipe(pruning={"criterion": criterion})), Console(width=140))
     text = capsys.readouterr().out
     assert "48 plain steps" in text
     assert "output of the model" in text

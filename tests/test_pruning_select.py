@@ -9,8 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from adasap.errors import BudgetError
+from adasap.groups import trace_groups
 from adasap.groups.group import ChannelGroup, Slot, fingerprint
-from adasap.pruning import Budget, Parameters, PruningPlan, select_channels
+from adasap.models.digits import digits_net
+from adasap.pruning import Budget, Parameters, PruningPlan, ranking_classes, select_channels
 from criteria_nets import each, plain_net
 
 
@@ -104,7 +106,7 @@ def test_an_impossible_budget_says_what_to_do() -> None:
     with pytest.raises(BudgetError, match=r"multiples of 4 .*floors in 1 of them.*multiple_of or the floors"):
         select_channels(groups, scores, Budget(cost, limit=3), multiple_of=4, floors={"0": 2})
     frozen = tuple(ChannelGroup(g.name, 6, g.slots, frozen=("kept",)) for g in groups)
-    with pytest.raises(BudgetError, match="each of 0 groups"):
+    with pytest.raises(BudgetError, match=r"no group of the model can lose channels .2 frozen: kept"):
         select_channels(frozen, scores, Budget(Parameters(*rows(6, 6)[:2]), kept=0.5))
 
 
@@ -129,3 +131,106 @@ def test_arguments_are_checked(scores: dict[str, Tensor], options: dict[str, int
     _, groups, cost = rows(3, 3)
     with pytest.raises(ValueError, match=message):
         select_channels(groups, scores, Budget(cost, kept=0.5), **options)  # type: ignore[arg-type]
+
+
+# Rankings
+
+
+def draws(groups: tuple[ChannelGroup, ...], seed: int = 0) -> dict[str, Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    return {g.name: torch.rand(g.num_channels, generator=generator) * 10**i for i, g in enumerate(groups)}
+
+
+def each_alone(groups: tuple[ChannelGroup, ...]) -> dict[str, str]:
+    return {group.name: group.name for group in groups}
+
+
+@pytest.mark.parametrize("limit", range(4, 41, 3))
+def test_uniform_takes_the_same_fraction_of_every_group_lowest_first(limit: int) -> None:
+    _, groups, cost = rows(20, 15, 5, 1)
+    scores = draws(groups)
+    plan = select_channels(groups, scores, Budget(cost, limit=limit), classes=each_alone(groups))
+    assert cost.total(plan.widths()) == limit
+    gone = {g.name: (g.num_channels - plan.widths()[g.name]) / g.num_channels for g in groups if g.num_channels > 1}
+    for one in gone:
+        for other in gone:
+            assert abs(gone[one] - gone[other]) <= 1 / 5 + 1e-9
+    for group in groups:
+        count = len(plan.kept[group.name])
+        assert set(plan.kept[group.name].tolist()) == set(scores[group.name].topk(count).indices.tolist())
+
+
+def test_many_small_uniform_cuts_end_where_one_does() -> None:
+    _, groups, cost = rows(20, 15, 5, 4)
+    dense = {group.name: group.num_channels for group in groups}
+    scores = draws(groups)
+    once = select_channels(groups, scores, Budget(cost, limit=20), classes=each_alone(groups))
+    done, present = PruningPlan.of(groups), groups
+    for limit in range(43, 19, -1):
+        left = {g.name: scores[g.name][done.kept[g.name]] for g in groups}
+        plan = select_channels(present, left, Budget(cost, limit=limit), classes=each_alone(groups), dense=dense)
+        done = done.then(plan)
+        present = tuple(
+            ChannelGroup(g.name, n, (Slot(f"{g.name}.weight", 0, "producer", each(n)),))
+            for g, n in zip(groups, plan.widths().values(), strict=True)
+        )
+    assert kept(done) == kept(once)
+
+
+def test_a_class_ranks_its_groups_together_and_loses_the_common_fraction() -> None:
+    _, groups, cost = rows(4, 4, 8)
+    scores = {"0": torch.arange(4.0), "1": torch.arange(4.0) + 10, "2": torch.arange(8.0) + 100}
+    classes = {"0": "a", "1": "a", "2": "b"}
+    mixed = scores | {"0": torch.tensor([0.0, 2.0, 50.0, 3.0]), "1": torch.tensor([60.0, 1.0, 80.0, 70.0])}
+    plan = select_channels(groups, mixed, Budget(cost, limit=10), classes=classes)
+    assert kept(plan) == {"0": [2, 3], "1": [0, 2, 3], "2": [3, 4, 5, 6, 7]}
+    plan = select_channels(groups, scores, Budget(cost, limit=8), classes=classes)
+    assert kept(plan) == {"0": [3], "1": [1, 2, 3], "2": [4, 5, 6, 7]}
+    assert kept(select_channels(groups, scores, Budget(cost, limit=8)))["2"] == list(range(2, 8))
+
+
+def test_floors_and_multiples_hold_in_every_ranking() -> None:
+    _, groups, cost = rows(24, 16, 8)
+    classes = {"0": "a", "1": "a", "2": "b"}
+    for chosen in (None, each_alone(groups), classes):
+        for limit in range(20, 49, 4):
+            plan = select_channels(
+                groups, draws(groups), Budget(cost, limit=limit), multiple_of=4, floors={"1": 12}, classes=chosen
+            )
+            assert limit - 4 < cost.total(plan.widths()) <= limit
+            assert plan.widths()["1"] >= 12
+            assert all(width % 4 == 0 for width in plan.widths().values())
+
+
+def test_a_group_without_a_class_is_named() -> None:
+    _, groups, cost = rows(3, 3)
+    with pytest.raises(ValueError, match="no class for group '1'"):
+        select_channels(groups, draws(groups), Budget(cost, kept=0.5), classes={"0": "a"})
+
+
+def test_isomorphic_classes_are_the_groups_built_alike_whatever_their_width() -> None:
+    def classes(*widths: int) -> dict[str, str] | None:
+        model = digits_net(num_classes=10, widths=widths)
+        return ranking_classes("isomorphic", model, trace_groups(model, torch.zeros(1, 3, 32, 32)))
+
+    found = classes(4, 8, 16)
+    assert found is not None
+    inner = {name: found[name] for name in found if name.startswith("blocks") and name.endswith("conv1")}
+    assert inner == dict.fromkeys(("blocks.0.conv1", "blocks.1.conv1", "blocks.2.conv1"), "blocks.0.conv1")
+    # a last block's stream is read by the head and the others' by two convolutions
+    assert found["blocks.0.conv2"] == found["blocks.1.conv2"] != found["blocks.2.conv2"]
+    assert classes(5, 7, 11) == found
+
+
+def test_depthwise_and_full_convolutions_are_not_alike() -> None:
+    net = nn.Sequential(nn.Conv2d(4, 4, 3, groups=4), nn.Conv2d(1, 4, 3))
+    groups = tuple(ChannelGroup(str(i), 4, (Slot(f"{i}.weight", 0, "producer", each(4)),)) for i in range(2))
+    assert ranking_classes("isomorphic", net, groups) == {"0": "0", "1": "1"}
+    norm = nn.BatchNorm1d(4)
+    halves = tuple(
+        ChannelGroup(role, 4, (Slot(name, 0, role, each(4)),))  # type: ignore[arg-type]
+        for name, role in (("weight", "scale"), ("bias", "shift"))
+    )
+    assert ranking_classes("isomorphic", norm, halves) == {"scale": "scale", "shift": "shift"}
+    assert ranking_classes("uniform", net, groups) == {"0": "0", "1": "1"}
+    assert ranking_classes("global", net, groups) is None

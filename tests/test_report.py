@@ -8,7 +8,15 @@ import pytest
 import torch
 from torch import nn
 
-from adasap.report import Table, measure_latency, profile_models, profile_table, stage_table
+from adasap.report import (
+    Table,
+    corruption_table,
+    gap_table,
+    measure_latency,
+    profile_models,
+    profile_table,
+    stage_table,
+)
 from adasap.report.profile import peak_memory_bytes
 from adasap.report.tensorboard import TensorBoardObserver
 from adasap.robustness import SuiteResult
@@ -52,6 +60,27 @@ def test_models_are_measured_in_turns() -> None:
 
     measure_latency({"a": Named("a"), "b": Named("b")}, torch.zeros(1, 1), seconds=0.0, at_least=4)
     assert order[:4] == ["a", "b", "a", "b"]
+
+
+def test_stages_show_ratios_with_both_terms() -> None:
+    clean = SuiteResult("clean", {"clean": torch.tensor([1.0, 1.0, 1.0, 0.0])})
+    corrupted = SuiteResult("corrupted", {"fog/1": torch.tensor([1.0, 0.0, 0.0, 0.0]), "fog/3": torch.ones(4)})
+    stages = {"dense": {"clean": clean, "corrupted": corrupted}}
+    stages["fine-tuned"] = {
+        "clean": clean,
+        "corrupted": SuiteResult("corrupted", {"fog/1": torch.ones(4), "fog/3": torch.zeros(4)}),
+    }
+    lines = str(stage_table(stages)).splitlines()
+    assert lines[0] == "| stage | clean | corrupted | corrupted / clean |"
+    assert lines[2] == "| dense | 75.00 | 62.50 | 0.833 |"
+    assert "| fog | 62.50 | 50.00 | 1: 100.0, 3: 0.0 |" in str(corruption_table(stages))
+    assert corruption_table({"dense": {"clean": clean}, "fine-tuned": {"clean": clean}}) is None
+
+
+def test_gaps_are_means_over_a_tenth_of_a_phase() -> None:
+    steps = [{"phase": "warm-up", "gap": float(i)} for i in range(20)] + [{"phase": "fine-tuning", "gap": None}] * 5
+    assert str(gap_table(steps)).splitlines()[2:] == ["| warm-up | 0.5000 | 18.5000 |"]
+    assert gap_table([{"phase": "warm-up", "gap": None}]) is None
 
 
 def test_tables_show_fractions_of_the_first_model() -> None:

@@ -12,12 +12,12 @@ from torch import nn
 from adasap.corruptions import corrupt
 from adasap.data import DataSource, InMemoryImages
 from adasap.errors import DataError
+from adasap.groups import evaluating
 from adasap.robustness import (
     SuiteResult,
     SuiteSource,
     bootstrap_mean,
     evaluate_suite,
-    evaluation_mode,
     open_suite,
     paired_difference,
 )
@@ -122,7 +122,7 @@ def test_arrays_of_the_wrong_shape_are_refused(tmp_path: Path) -> None:
 def test_evaluation_mode_gives_every_module_its_flag_back() -> None:
     model = nn.Sequential(nn.Dropout(), nn.BatchNorm1d(2))
     model[1].eval()
-    with pytest.raises(ZeroDivisionError), evaluation_mode(model):  # noqa: PT012
+    with pytest.raises(ZeroDivisionError), evaluating(model):  # noqa: PT012
         assert not model[0].training
         raise ZeroDivisionError
     assert [model.training, model[0].training, model[1].training] == [True, True, False]

@@ -67,7 +67,7 @@ def equal(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> bo
 
 @pytest.mark.slow
 @pytest.mark.parametrize("sync", [False, True], ids=["m-sharpness", "one ascent point"])
-@pytest.mark.parametrize("criterion", ["l2", "taylor"])
+@pytest.mark.parametrize("criterion", ["l2", "taylor", "hutchinson"])
 def test_both_ranks_end_with_the_same_weights(
     tiny_recipe: Callable[..., Tree], tmp_path: Path, criterion: str, sync: bool
 ) -> None:

@@ -6,6 +6,7 @@ import errno
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -19,7 +20,12 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
+import adasap
+from adasap.cli.runs import open_data, open_task
+from adasap.config import parse_recipe
 from adasap.errors import CheckpointError
+from adasap.models import open_model
+from adasap.training import Record, StepRecord
 from adasap.training.checkpoint import read_checkpoint, write_checkpoint
 
 Tree = dict[str, Any]
@@ -84,6 +90,101 @@ def test_killed_at_ten_random_moments(tiny_recipe: Callable[..., Tree], tmp_path
     assert whole.keys() == killed.keys()
     assert [name for name in whole if not torch.equal(whole[name], killed[name])] == []
     assert losses_of(tmp_path / "whole") == losses_of(tmp_path / "killed")
+
+
+KILLED = """
+import os, signal, sys
+from adasap.cli.main import main
+calls = 0
+def killing(function, at, before):
+    def wrapped(*arguments, **options):
+        global calls
+        calls += 1
+        if calls == at and before:
+            os.kill(os.getpid(), signal.SIGKILL)
+        result = function(*arguments, **options)
+        if calls == at:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return result
+    return wrapped
+import adasap.sharpness.gradients, adasap.training.run
+moment = sys.argv.pop(1)
+if moment == "between the passes":
+    step = adasap.sharpness.gradients._Step
+    step._pass = killing(step._pass, 20, before=True)  # an even pass: the weights are the moved ones
+elif moment == "during a write":
+    os.fsync = killing(os.fsync, 14, before=True)
+elif moment == "right after surgery":
+    adasap.training.run.apply_plan_ = killing(adasap.training.run.apply_plan_, 3, before=False)
+main()
+"""
+
+
+@pytest.fixture(scope="module")
+def whole_run(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Tree], Path]:
+    """The folder of an uninterrupted run, made once for all moments."""
+    made: dict[str, Path] = {}
+
+    def run(tree: Tree) -> Path:
+        text = yaml.safe_dump(tree)
+        if text not in made:
+            made[text] = tmp_path_factory.mktemp("whole")
+            (made[text] / "tiny.yaml").write_text(text)
+            whole = command(made[text] / "tiny.yaml", made[text])
+            subprocess.run(whole, check=True, env=environment(), capture_output=True)
+        return made[text]
+
+    return run
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("moment", ["between the passes", "during a write", "right after surgery"])
+def test_killed_at_a_chosen_moment(
+    tiny_recipe: Callable[..., Tree], whole_run: Callable[[Tree], Path], tmp_path: Path, moment: str
+) -> None:
+    tree = tiny_recipe(
+        training={"checkpoint_every": 2, "num_workers": 1, "runtime": {"precision": "bf16"}, "batch_size": 32},
+        warm_up={"epochs": 1, "sharpness": {"refresh": 2}},
+        pruning={"criterion": "taylor_norm", "events": 4},
+    )
+    whole = whole_run(tree)
+    recipe = whole / "tiny.yaml"
+    (tmp_path / "killed.py").write_text(KILLED)
+    arguments = [str(tmp_path / "killed.py"), moment, *command(recipe, tmp_path)[3:]]
+    died = subprocess.run([sys.executable, *arguments], env=environment(), capture_output=True, text=True)
+    assert died.returncode == -signal.SIGKILL, died.stderr
+    assert 0 < len(losses_of(tmp_path)) < len(losses_of(whole))
+    subprocess.run(command(recipe, tmp_path), check=True, env=environment(), capture_output=True)
+    expected = load_file(whole / "tiny" / "checkpoint.safetensors")
+    actual = load_file(tmp_path / "tiny" / "checkpoint.safetensors")
+    assert [name for name in expected if not torch.equal(expected[name], actual[name])] == []
+    assert losses_of(whole) == losses_of(tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("criterion", "last_step"), [("hutchinson", 11), ("activation_mean", 14), ("fisher", 11)])
+def test_a_run_goes_on_to_the_same_bits_whatever_its_criterion_looks_at(
+    tiny_recipe: Callable[..., Tree], tmp_path: Path, criterion: str, last_step: int
+) -> None:
+    """What a killed run leaves is its folder as it is at that moment; the events come after steps 8, 10 and 13."""
+    recipe = parse_recipe(tiny_recipe(pruning={"criterion": criterion, "ranking": "isomorphic"}))
+
+    def run(folder: Path, observe: Callable[[Record], None]) -> dict[str, torch.Tensor]:
+        torch.manual_seed(0)
+        model = open_model(recipe.model)
+        adasap.compress(model, open_task(recipe), open_data(recipe), recipe, folder=folder, observe=observe)
+        return load_file(folder / "checkpoint.safetensors")
+
+    def snapshot(record: Record) -> None:
+        if isinstance(record, StepRecord) and record.step == last_step:
+            shutil.copytree(tmp_path / "whole", tmp_path / "killed")
+
+    steps: list[int] = []
+    whole = run(tmp_path / "whole", snapshot)
+    resumed = run(tmp_path / "killed", lambda record: steps.append(getattr(record, "step", 0)))
+    assert min(steps) >= 10
+    assert whole.keys() == resumed.keys()
+    assert [name for name in whole if not torch.equal(whole[name], resumed[name])] == []
 
 
 def test_a_full_disk_leaves_the_old_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import types
 import typing
 from collections.abc import Mapping, Sequence
@@ -54,6 +55,10 @@ class Recipe(Compression):
     data: DataOptions
     task: ClassificationOptions = field(default_factory=ClassificationOptions)
 
+    def __post_init__(self) -> None:
+        if not self.name or self.name in (".", "..") or any(letter in self.name for letter in "/\\\0"):
+            raise RecipeError(f"name is {self.name!r}; it becomes a folder, so give a plain word such as `resnet20_l2`")
+
 
 def read_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
     """Reads a recipe from YAML.
@@ -72,18 +77,24 @@ def read_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
     return parse_recipe(tree)
 
 
-def _read_tree(path: Path) -> dict[str, Any]:
+def _read_tree(path: Path, below: tuple[Path, ...] = ()) -> dict[str, Any]:
     """The keys of a file over those of the file it extends."""
     if not path.is_file():
         raise RecipeError(f"there is no recipe at {path}; see the folder recipes/ for examples")
+    if path.resolve() in below:
+        raise RecipeError(f"{path} extends itself through `extends`; name a recipe that stands by itself")
     try:
         tree = yaml.safe_load(path.read_text())
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise RecipeError(f"{path} is no YAML: {error}") from error
     if not isinstance(tree, dict):
         raise RecipeError(f"{path} holds no keys; a recipe begins with `name:`, `model:` and `data:`")
     base = tree.pop("extends", None)
-    return tree if base is None else _merged(_read_tree(path.parent / base), tree)
+    if base is None:
+        return tree
+    if not isinstance(base, str):
+        raise RecipeError(f"{path}: `extends` is {base!r}; give the path of another recipe")
+    return _merged(_read_tree(path.parent / base, (*below, path.resolve())), tree)
 
 
 def _merged(base: dict[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
@@ -98,6 +109,7 @@ def _merged(base: dict[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
 def parse_recipe(tree: Mapping[str, Any]) -> Recipe:
     """A recipe from plain dictionaries, checked key by key and value by value."""
     _check_keys(tree, Recipe, "")
+    _check_finite(tree, "")
     try:
         return TypeAdapter(Recipe).validate_python(tree)
     except ValidationError as error:
@@ -131,7 +143,19 @@ def _set(tree: dict[str, Any], override: str) -> None:
         if not isinstance(child, dict):
             raise RecipeError(f"--set {override!r}: {key!r} holds {child!r}, which has no keys of its own")
         tree = child
-    tree[last] = yaml.safe_load(value)
+    try:
+        tree[last] = yaml.safe_load(value)
+    except yaml.YAMLError as error:
+        raise RecipeError(f"--set {override!r}: the value is no YAML ({error}); quote it") from error
+
+
+def _check_finite(value: Any, place: str) -> None:
+    """Numbers of a recipe are finite; `.nan` and `.inf` are YAML, too."""
+    if isinstance(value, float) and not math.isfinite(value):
+        raise RecipeError(f"{place} is {value}; give a finite number")
+    children = value.items() if isinstance(value, Mapping) else enumerate(value) if isinstance(value, list) else ()
+    for key, child in children:
+        _check_finite(child, f"{place}.{key}" if place else str(key))
 
 
 def _check_keys(tree: Any, kind: Any, place: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 from typing import Annotated
 
@@ -13,7 +14,7 @@ from adasap.cli.runs import check_classes, cost_line, open_data, open_task, run_
 from adasap.config import Recipe, read_recipe
 from adasap.models import open_model
 from adasap.report import profile_table, stage_table
-from adasap.training import CompressionRun, first_plan, ignore
+from adasap.training import CompressionRun, first_plan, ignore, is_main_process
 
 
 def compress(
@@ -29,6 +30,8 @@ def compress(
         preview(checked, console)
         return
     finished = run_recipe(checked, out / checked.name, console)
+    if not is_main_process():
+        return
     console.print(stage_table(finished.result.stages))
     console.print(profile_table(finished.profiles))
     console.print(f"{cost_line(finished, checked)}\nAll of it lies in {finished.folder}", highlight=False)
@@ -37,8 +40,8 @@ def compress(
 def preview(recipe: Recipe, console: Console) -> None:
     """What a run would do: widths by the criterion at the starting weights, cost, and time in plain steps."""
     data, model = open_data(recipe), open_model(recipe.model, trust_builder=True)
-    check_classes(model, recipe, data.train)
-    task = open_task(recipe)
+    check_classes(model, recipe, data)
+    task = open_task(recipe, copy.deepcopy(model))
     run = CompressionRun(model, task, data, recipe, folder=None, observe=ignore)
     times = run.timetable
     plan, seconds = first_plan(run)

@@ -10,14 +10,22 @@ import torch
 import typer
 from rich.console import Console
 
-from adasap.cli.models import ModelArgument, SizeOption, TrustOption, WeightsOption, open_named
+from adasap.cli.models import (
+    MeanOption,
+    ModelArgument,
+    SizeOption,
+    StdOption,
+    TrustOption,
+    WeightsOption,
+    open_named,
+)
 from adasap.corruptions import corruption_names
-from adasap.data import DataSource, check_image_size, open_dataset
+from adasap.data import DataSource, open_dataset
 from adasap.errors import DataError
 from adasap.export import atomic_write
 from adasap.report import Table
-from adasap.robustness import SuiteResult, SuiteSource, bootstrap_mean, evaluate_suite, open_suite
-from adasap.tasks import ClassificationTask
+from adasap.robustness import SuiteResult, SuiteSource, bootstrap_mean, check_suite, evaluate_suite, open_suite
+from adasap.tasks import ClassificationTask, count_outputs
 
 
 def evaluate(
@@ -31,21 +39,26 @@ def evaluate(
     ] = None,
     first: Annotated[int, typer.Option(help="Index of the first image.")] = 0,
     count: Annotated[int | None, typer.Option(help="Number of images; all if not given.")] = None,
-    size: SizeOption = 224,
+    size: SizeOption = None,
     weights: WeightsOption = None,
+    mean: MeanOption = None,
+    std: StdOption = None,
     out: Annotated[Path | None, typer.Option(help="Write the numbers to this JSON file.")] = None,
     trust_builder: TrustOption = False,
 ) -> None:
     """Evaluate a model on clean and corrupted images."""
-    opened = open_named(model, size, weights, trust_builder=trust_builder)
     images = open_dataset(_source(data, first, count), "test")
-    check_image_size(images, opened.spec.input_size, where=data)
+    opened = open_named(model, size or images[0][0].shape[-1], weights, mean=mean, std=std, trust_builder=trust_builder)
     sources = {"clean": SuiteSource(kind="images")}
     if corruptions:
         sources["corrupted"] = SuiteSource(kind="corrupted", corruptions=tuple(corruptions))
     if arrays is not None:
         sources["corruption arrays"] = SuiteSource(kind="corruption_arrays", path=str(arrays))
     suites = [open_suite(name, source, images) for name, source in sources.items()]
+    for suite in suites:
+        check_suite(
+            suite, input_size=opened.spec.input_size, num_outputs=count_outputs(opened.model, opened.spec.input_size)
+        )
     task = ClassificationTask(mean=opened.spec.mean, std=opened.spec.std, channels_last=True)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     on_device = opened.model.to(device)

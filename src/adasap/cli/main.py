@@ -6,6 +6,7 @@ import sys
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 
 from adasap.cli.compress import compress
 from adasap.cli.demo import demo
@@ -30,8 +31,8 @@ def main() -> None:
     """Runs a verb; exit code 2 and one sentence for what a user can mend."""
     try:
         app()
-    except AdasapError as error:
-        Console(stderr=True).print(f"[bold red]{type(error).__name__}[/]: {error}", highlight=False)
+    except (AdasapError, OSError) as error:
+        Console(stderr=True).print(f"[bold red]{type(error).__name__}[/]: {escape(str(error))}", highlight=False)
         sys.exit(2)
     except KeyboardInterrupt:
         Console(stderr=True).print("stopped; run the same command again to go on")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -20,8 +21,17 @@ ModelArgument = Annotated[
         help="A model file (model.safetensors), torchvision:NAME, timm:NAME, adasap:NAME, or module:function.",
     ),
 ]
-SizeOption = Annotated[int, typer.Option(help="Image side in pixels; a model file knows its own.")]
+SizeOption = Annotated[
+    int | None, typer.Option(help="Image side in pixels; a model file knows its own.", show_default="224, adasap: 32")
+]
 WeightsOption = Annotated[Path | None, typer.Option(help="safetensors file to fill a named model with.")]
+Colours = tuple[float, float, float]
+MeanOption = Annotated[
+    Colours | None, typer.Option(help="Of a named model's inputs, per colour; a model file knows its own.")
+]
+StdOption = Annotated[
+    Colours | None, typer.Option(help="Of a named model's inputs, per colour; a model file knows its own.")
+]
 TrustOption = Annotated[bool, typer.Option("--trust-builder", help="Let a model file import the module that it names.")]
 
 
@@ -38,12 +48,22 @@ class OpenedModel:
         return torch.zeros(1, *self.spec.input_size)
 
 
-def open_named(name: str, size: int, weights: Path | None = None, *, trust_builder: bool = False) -> OpenedModel:
+def open_named(
+    name: str,
+    size: int | None,
+    weights: Path | None = None,
+    *,
+    mean: Colours | None = None,
+    std: Colours | None = None,
+    trust_builder: bool = False,
+) -> OpenedModel:
     """Opens the model of the command line."""
     if name.endswith(".safetensors") or Path(name).is_file():
         spec = read_header(name).spec
         model = load(name, trust_builder=trust_builder)
         dense = open_model(spec, trust_builder=trust_builder).eval()
         return OpenedModel(model, spec, dense)
-    spec = ModelSpec(name, input_size=(3, size, size), weights=None if weights is None else str(weights))
+    side = size or (32 if name.startswith("adasap:") else 224)
+    spec = ModelSpec(name, input_size=(3, side, side), weights=None if weights is None else str(weights))
+    spec = dataclasses.replace(spec, mean=mean or spec.mean, std=std or spec.std)
     return OpenedModel(open_model(spec, trust_builder=True).eval(), spec, None)

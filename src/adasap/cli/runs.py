@@ -14,16 +14,24 @@ from rich.console import Console
 
 from adasap.cli.progress import ProgressObserver
 from adasap.config import Recipe, dump_recipe, recipe_tree
-from adasap.data import ImageSet, check_image_size, open_dataset
+from adasap.data import check_image_size, open_dataset
 from adasap.errors import DataError, RecipeError
 from adasap.export import atomic_write, save
 from adasap.models import open_model
 from adasap.pipeline import Result, compress
-from adasap.report import Profile, environment, profile_models, profile_table, stage_table
+from adasap.report import (
+    Profile,
+    corruption_table,
+    environment,
+    gap_table,
+    profile_models,
+    profile_table,
+    stage_table,
+)
 from adasap.report.tensorboard import TensorBoardObserver
-from adasap.robustness import Suite, SuiteSource, open_suite
-from adasap.tasks import ClassificationTask
-from adasap.training import Data, Record, derived_seed
+from adasap.robustness import Suite, SuiteSource, check_suite, open_suite
+from adasap.tasks import ClassificationTask, count_outputs
+from adasap.training import Data, Record, derived_seed, is_main_process
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,9 +49,10 @@ def open_data(recipe: Recipe) -> Data:
     train = open_dataset(recipe.data.train, "train")
     test = open_dataset(recipe.data.test, "test")
     size, augmentation = recipe.model.input_size, recipe.data.augmentation
-    check_image_size(test, size, where="data.test")
     if augmentation.random_resized_crop is None:
         check_image_size(train, size, where="data.train")
+    if "clean" in recipe.data.suites:
+        raise DataError("data.suites names one `clean`, which is the name of data.test's own; give it another name")
     suites: list[Suite] = [open_suite("clean", SuiteSource(kind="images"), test)]
     suites += [open_suite(name, source, test) for name, source in recipe.data.suites.items()]
     return Data(train, suites, torch.zeros(1, *size), augmentation)
@@ -60,16 +69,16 @@ def open_task(recipe: Recipe, teacher: torch.nn.Module | None = None) -> Classif
     )
 
 
-def check_classes(model: torch.nn.Module, recipe: Recipe, train: ImageSet) -> None:
-    """One forward pass: the model must have an output for every class of the data."""
-    with torch.no_grad():
-        outputs = model.eval()(torch.zeros(1, *recipe.model.input_size))
-    num_outputs = outputs.shape[-1] if isinstance(outputs, torch.Tensor) else train.num_classes
-    if num_outputs < train.num_classes:
+def check_classes(model: torch.nn.Module, recipe: Recipe, data: Data) -> None:
+    """One forward pass: the model must have an output for every class of the data, and every suite must fit it."""
+    num_outputs = count_outputs(model, recipe.model.input_size)
+    if num_outputs < data.train.num_classes:
         raise DataError(
-            f"data.train has {train.num_classes} classes, but {recipe.model.builder} has {num_outputs} outputs; "
-            f"set model.options.num_classes to {train.num_classes}"
+            f"data.train has {data.train.num_classes} classes, but {recipe.model.builder} has {num_outputs} outputs; "
+            f"set model.options.num_classes to {data.train.num_classes}"
         )
+    for suite in data.suites:
+        check_suite(suite, input_size=recipe.model.input_size, num_outputs=num_outputs)
 
 
 def run_recipe(recipe: Recipe, folder: Path, console: Console) -> FinishedRun:
@@ -79,8 +88,9 @@ def run_recipe(recipe: Recipe, folder: Path, console: Console) -> FinishedRun:
     torch.manual_seed(derived_seed(recipe.seed, "model"))  # weights that no file fills
     model = open_model(recipe.model, trust_builder=True)
     dense = copy.deepcopy(model).eval()
-    check_classes(dense, recipe, data.train)
-    _begin_folder(folder, recipe)
+    check_classes(dense, recipe, data)
+    if is_main_process():
+        _begin_folder(folder, recipe)
     curves = TensorBoardObserver(folder / "tensorboard")
     with ProgressObserver(console, recipe.name) as progress:
 
@@ -90,6 +100,8 @@ def run_recipe(recipe: Recipe, folder: Path, console: Console) -> FinishedRun:
 
         result = compress(model, open_task(recipe, dense), data, recipe, folder=folder, observe=observe)
     curves.close()
+    if not is_main_process():
+        return FinishedRun(folder, result, {}, time.perf_counter() - started)
     profiles = profile_models({"dense": dense, "compressed": result.model}, data.example_inputs)
     finished = FinishedRun(folder, result, profiles, time.perf_counter() - started)
     _finish_folder(finished, recipe)
@@ -147,32 +159,34 @@ def _plan_data(result: Result) -> Any:
 
 def summary_text(run: FinishedRun, recipe: Recipe) -> str:
     """The run in Markdown."""
-    return "\n".join(
-        [
-            f"# {recipe.name}",
-            "",
-            "## Scores (mean, %)",
-            "",
-            str(stage_table(run.result.stages)),
-            "",
-            "## Size and speed, measured side by side",
-            "",
-            str(profile_table(run.profiles)),
-            "",
-            cost_line(run, recipe),
-            "",
-            "Recipe: `recipe.yaml`; versions: `environment.json`; every step: `records.jsonl`; "
-            "model: `model.safetensors` (`adasap.load`).",
-            "",
-        ]
+    sections = {
+        "Scores (mean, %)": stage_table(run.result.stages),
+        "Corruption by corruption (%)": corruption_table(run.result.stages),
+        "Sharpness on the way": gap_table(_steps_of(run.folder)),
+        "Size and speed, measured side by side": profile_table(run.profiles),
+    }
+    tables = [f"## {title}\n\n{table}" for title, table in sections.items() if table is not None]
+    files = (
+        "Recipe: `recipe.yaml`; versions: `environment.json`; every step: `records.jsonl`; "
+        "model: `model.safetensors` (`adasap.load`)."
     )
+    return "\n\n".join([f"# {recipe.name}", *tables, cost_line(run, recipe), files]) + "\n"
+
+
+def _steps_of(folder: Path) -> list[dict[str, Any]]:
+    records = [json.loads(line) for line in (folder / "records.jsonl").read_text().splitlines()]
+    return [record for record in records if record["kind"] == "step"]
 
 
 def cost_line(run: FinishedRun, recipe: Recipe) -> str:
     """What the run took, in plain steps and in seconds."""
     counters = run.result.counters
+    asked = 1 if recipe.pruning.schedule == "one_shot" else recipe.pruning.events
+    events = f"{counters.events} pruning events" + (
+        f" ({asked} were asked for, the others did not fit into the window)" if counters.events < asked else ""
+    )
     return (
         f"{counters.step} steps, {counters.passes} forward-backward passes (plain-step units), "
-        f"{counters.skipped} skipped; {counters.training_seconds:.0f} s of training, {run.seconds:.0f} s in all; "
-        f"seed {recipe.seed}."
+        f"{counters.skipped} skipped; {events}; {counters.training_seconds:.0f} s of training, {run.seconds:.0f} s in "
+        f"all; seed {recipe.seed}."
     )

@@ -1,7 +1,7 @@
 """How much a channel matters: one protocol, one registry, one file per criterion."""
 
 from adasap.criteria.evidence import Evidence
-from adasap.criteria.protocol import Criterion, GradientCriterion
+from adasap.criteria.protocol import Criterion, GatheringCriterion, GradientCriterion
 from adasap.criteria.registry import (
     FunctionCriterion,
     build_criterion,
@@ -15,6 +15,7 @@ __all__ = [
     "Criterion",
     "Evidence",
     "FunctionCriterion",
+    "GatheringCriterion",
     "GradientCriterion",
     "build_criterion",
     "criterion_names",

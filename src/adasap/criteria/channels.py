@@ -78,6 +78,17 @@ def channel_sums(
     return ChannelValues(sums.squeeze(1), layout)
 
 
+def group_means(values: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Each group's values over their mean, so that groups rank together; a group of zeros stays as it is.
+
+    Example:
+        >>> group_means({"a": torch.tensor([1.0, 3.0]), "b": torch.zeros(2)})
+        {'a': tensor([0.5000, 1.5000]), 'b': tensor([0., 0.])}
+    """
+    tiny = {name: torch.finfo(v.dtype).tiny for name, v in values.items()}
+    return {name: v / v.mean().clamp_min(tiny[name]) for name, v in values.items()}
+
+
 @dataclass(frozen=True, eq=False)
 class ChannelValues:
     """One number per channel of all groups, kept in one tensor because a group at a time costs too much.

@@ -1,14 +1,15 @@
-"""What was seen since the last pruning event: the running mean of a gradient criterion's batches."""
+"""What was seen beside the weights: the running mean of a gradient criterion's batches, or what was gathered."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Self
 
 import torch
 from torch import Tensor
 
-from adasap.groups.group import Scores
+from adasap.criteria.protocol import Criterion
+from adasap.groups.group import ChannelGroup, Scores
 
 
 class Evidence:
@@ -34,6 +35,8 @@ class Evidence:
     def add(self, scores: Scores, *, scale: float = 1.0) -> None:
         """Adds the evidence of one batch; `scale` is the factor its loss was multiplied with.
 
+        A batch whose evidence is not finite, as of a step that will be skipped, is left out.
+
         Raises:
             ValueError: If the groups or widths are not those of the batches before.
         """
@@ -48,6 +51,8 @@ class Evidence:
                 "the evidence of this batch has other groups or widths than the batches before: "
                 "call evidence.cut(plan.kept) or evidence.reset() after a pruning event"
             )
+        if values and not bool(torch.cat([v.flatten() for v in values]).isfinite().all()):
+            return
         sums = [self._sums[name] for name in scores]
         torch._foreach_add_(sums, [v.to(s) for v, s in zip(values, sums, strict=True)], alpha=1.0 / scale)
         self._count += 1
@@ -101,3 +106,31 @@ class Evidence:
         self._count = int(state["count"])
         self._sums = {n.removeprefix("sum."): t.clone() for n, t in state.items() if n.startswith("sum.")}
         return self
+
+
+def collected(evidence: Scores | None, groups: Sequence[ChannelGroup], criterion: Criterion) -> dict[str, Tensor]:
+    """The evidence of these groups, for a criterion that cannot do without.
+
+    Raises:
+        ValueError: If it is None, lacks a group, or has another number of channels.
+    """
+    if evidence is None:
+        gathers = "batches" in criterion.needs
+        raise ValueError(
+            f"{type(criterion).__name__} scores channels by {'batches' if gathers else 'gradients'}, and no evidence "
+            "was given: "
+            + (
+                "pass criterion.gather(model, groups, batches, loss)"
+                if gathers
+                else "after each backward() evidence.add(criterion.batch_evidence(model, groups)), then pass "
+                "evidence.mean()"
+            )
+        )
+    for group in groups:
+        found = tuple(evidence[group.name].shape) if group.name in evidence else "nothing"
+        if found != (group.num_channels,):
+            raise ValueError(
+                f"evidence for group {group.name!r}: wanted ({group.num_channels},), found {found}; "
+                f"cut it with evidence.cut(plan.kept) or collect it anew after a pruning event"
+            )
+    return {group.name: evidence[group.name] for group in groups}

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Literal, Protocol, runtime_checkable
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Literal, Protocol, runtime_checkable
 
 from torch import Tensor, nn
 
 from adasap.groups.group import ChannelGroup, Scores
 
-Need = Literal["gradients"]
+Need = Literal["gradients", "batches"]
+"""`gradients`: those that training makes anyway; `batches`: a few of them, shown before each pruning event."""
+
+Loss = Callable[[nn.Module, Any], Tensor]
+"""`loss(model, batch)`: the mean loss over a prepared batch, as `Task.loss` gives it."""
 
 
 @runtime_checkable
@@ -23,14 +27,15 @@ class Criterion(Protocol):
 
     @property
     def needs(self) -> frozenset[Need]:
-        """What has to be collected during training before `score` can be asked; empty for weights alone."""
+        """What has to be collected before `score` can be asked; empty for weights alone."""
         ...
 
     def score(self, model: nn.Module, groups: Sequence[ChannelGroup], evidence: Scores | None) -> dict[str, Tensor]:
         """Group name -> importance, float [C], not negative: the lower, the sooner the channel goes.
 
         Every group is scored, frozen ones too, because radii need them. `evidence` is the mean of what
-        `batch_evidence` gave since the last pruning event, None for a criterion that needs none.
+        `batch_evidence` gave since the last pruning event, or what `gather` gives now; None for a criterion
+        that needs none.
         """
         ...
 
@@ -41,4 +46,24 @@ class GradientCriterion(Criterion, Protocol):
 
     def batch_evidence(self, model: nn.Module, groups: Sequence[ChannelGroup]) -> dict[str, Tensor]:
         """Group name -> importance by the gradients of one batch, found in `.grad`; float [C], >= 0."""
+        ...
+
+
+@runtime_checkable
+class GatheringCriterion(Criterion, Protocol):
+    """A criterion that looks at the model on a few training batches just before a pruning event.
+
+    What it sees depends on the weights and the batches alone: random numbers come from a seed of its own, and
+    weights, gradients, norm statistics and modes are left as they were. So it needs no place in a checkpoint.
+    """
+
+    @property
+    def num_batches(self) -> int:
+        """How many batches `gather` is to be given, at least 1."""
+        ...
+
+    def gather(
+        self, model: nn.Module, groups: Sequence[ChannelGroup], batches: Iterable[Any], loss: Loss
+    ) -> dict[str, Tensor]:
+        """Group name -> evidence for `score`, float [C]; `loss(model, batch)` runs the model forward."""
         ...

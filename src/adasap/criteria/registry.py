@@ -8,12 +8,19 @@ from typing import Any, cast
 
 from torch import Tensor, nn
 
+from adasap.criteria.activation import ActivationMean, APoZ
+from adasap.criteria.chip import CHIP
+from adasap.criteria.fisher import Fisher
+from adasap.criteria.fpgm import FPGM
+from adasap.criteria.hutchinson import Hutchinson
 from adasap.criteria.l1 import L1
 from adasap.criteria.l2 import L2
+from adasap.criteria.lamp import LAMP
 from adasap.criteria.norm_scale import NormScale
-from adasap.criteria.protocol import Criterion, Need
+from adasap.criteria.protocol import Criterion, GatheringCriterion, GradientCriterion, Need
 from adasap.criteria.random import Random
 from adasap.criteria.taylor import Taylor, TaylorNorm
+from adasap.criteria.taylor2 import SecondOrderTaylor
 from adasap.errors import RecipeError, suggestion
 from adasap.groups.group import ChannelGroup, Scores
 
@@ -33,11 +40,19 @@ def register_criterion(name: str, factory: Callable[..., Criterion]) -> None:
     _FACTORIES[name] = factory
 
 
+register_criterion("activation_mean", ActivationMean)
+register_criterion("apoz", APoZ)
+register_criterion("chip", CHIP)
+register_criterion("fisher", Fisher)
+register_criterion("fpgm", FPGM)
+register_criterion("hutchinson", Hutchinson)
 register_criterion("l1", L1)
 register_criterion("l2", L2)
+register_criterion("lamp", LAMP)
 register_criterion("norm_scale", NormScale)
 register_criterion("random", Random)
 register_criterion("taylor", Taylor)
+register_criterion("taylor2", SecondOrderTaylor)
 register_criterion("taylor_norm", TaylorNorm)
 
 
@@ -83,7 +98,21 @@ def score(
 
 
 def validate_criterion(criterion: Criterion, model: nn.Module, groups: Sequence[ChannelGroup]) -> None:
-    """Raises, before any training, if the criterion says that it cannot score these groups."""
+    """Raises, before any training, if the criterion is incomplete or says that it cannot score these groups.
+
+    Raises:
+        RecipeError: If it has not the methods of what it needs.
+    """
+    methods = {"gradients": (GradientCriterion, "batch_evidence"), "batches": (GatheringCriterion, "gather")}
+    for need in criterion.needs:
+        if need not in methods:
+            raise RecipeError(f"a criterion needs {' or '.join(methods)}, not {need!r}")
+        kind, method = methods[need]
+        if not isinstance(criterion, kind):
+            more = " and num_batches" if need == "batches" else ""
+            raise RecipeError(f"{criterion!r} needs {need!r} but has no {method}{more}; see docs/criteria.md")
+    if getattr(criterion, "num_batches", 1) < 1:
+        raise RecipeError(f"{criterion!r} is to look at no batches; give num_batches of at least 1")
     validate = getattr(criterion, "validate", None)
     if validate is not None:
         validate(model, groups)

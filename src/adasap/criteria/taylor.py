@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-from adasap.criteria.channels import channel_sums, named_gradients, named_tensors, over_axis
+from adasap.criteria.channels import ChannelValues, channel_sums, named_gradients, named_tensors, over_axis
+from adasap.criteria.evidence import collected
 from adasap.criteria.norms import norm_slots, require_norms
 from adasap.criteria.protocol import Need
 from adasap.groups.group import ChannelGroup, Role, Scores
@@ -32,7 +33,7 @@ class Taylor:
 
     def score(self, model: nn.Module, groups: Sequence[ChannelGroup], evidence: Scores | None) -> dict[str, Tensor]:
         """The evidence as it is. Raises ValueError when there is none."""
-        return collected(evidence, groups, type(self).__name__)
+        return collected(evidence, groups, self)
 
 
 @dataclass(frozen=True)
@@ -56,37 +57,27 @@ class TaylorNorm:
 
     def score(self, model: nn.Module, groups: Sequence[ChannelGroup], evidence: Scores | None) -> dict[str, Tensor]:
         """The evidence as it is. Raises ValueError when there is none."""
-        return collected(evidence, groups, type(self).__name__)
-
-
-def collected(evidence: Scores | None, groups: Sequence[ChannelGroup], criterion: str) -> dict[str, Tensor]:
-    """The evidence of these groups.
-
-    Raises:
-        ValueError: If it is None, lacks a group, or has another number of channels.
-    """
-    if evidence is None:
-        raise ValueError(
-            f"{criterion} scores channels by gradients, and no evidence was given: after each backward() "
-            f"evidence.add(criterion.batch_evidence(model, groups)), then pass evidence.mean()"
-        )
-    for group in groups:
-        found = tuple(evidence[group.name].shape) if group.name in evidence else "nothing"
-        if found != (group.num_channels,):
-            raise ValueError(
-                f"evidence for group {group.name!r}: wanted ({group.num_channels},), found {found}; "
-                f"cut it with evidence.cut(plan.kept) or reset it after a pruning event"
-            )
-    return {group.name: evidence[group.name] for group in groups}
+        return collected(evidence, groups, self)
 
 
 def _absolute_products(model: nn.Module, groups: Sequence[ChannelGroup], roles: tuple[Role, ...]) -> dict[str, Tensor]:
-    tensors, gradients = named_tensors(model), named_gradients(model)
-
-    def products(name: str, dim: int) -> Tensor:
-        wide = torch.promote_types(tensors[name].dtype, torch.float32)
-        return over_axis(torch.sum, tensors[name].to(wide) * gradients[name].to(wide), dim)
-
-    sums = channel_sums(groups, roles, gradients, products)
+    sums = gradient_sums(model, groups, roles, lambda products: products)
     sums.flat.abs_()
     return sums.by_group()
+
+
+def gradient_sums(
+    model: nn.Module, groups: Sequence[ChannelGroup], roles: tuple[Role, ...], of: Callable[[Tensor], Tensor]
+) -> ChannelValues:
+    """Sum of `of(w * g)` over the entries of each channel in slots of these roles, g from `.grad`.
+
+    Raises:
+        ValueError: If no parameter has a gradient.
+    """
+    tensors, gradients = named_tensors(model), named_gradients(model)
+
+    def along(name: str, dim: int) -> Tensor:
+        wide = torch.promote_types(tensors[name].dtype, torch.float32)
+        return over_axis(torch.sum, of(tensors[name].to(wide) * gradients[name].to(wide)), dim)
+
+    return channel_sums(groups, roles, gradients, along)

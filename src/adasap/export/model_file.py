@@ -125,7 +125,8 @@ def _fill_(model: nn.Module, tensors: Mapping[str, Tensor], path: str | Path) ->
     for name, tensor in (*model.named_parameters(), *model.named_buffers()):
         if name in tensors and tensor.dtype != tensors[name].dtype:
             tensor.data = tensor.data.to(tensors[name].dtype)
-    model.load_state_dict(dict(tensors), strict=True)
+    state.update(tensors)  # into the model's own: it carries the version numbers that some modules ask for
+    model.load_state_dict(state, strict=True)
 
 
 def _state(model: nn.Module) -> dict[str, Tensor]:

@@ -2,6 +2,7 @@
 
 from adasap.groups.check import CutProof, check_cut, cut_matches_mask
 from adasap.groups.cutting import cut_
+from adasap.groups.exported import evaluating
 from adasap.groups.group import (
     ChannelGroup,
     Extent,
@@ -14,6 +15,7 @@ from adasap.groups.group import (
     widths,
 )
 from adasap.groups.masking import mask_, masked
+from adasap.groups.materialise import materialise_weights_
 from adasap.groups.trace import trace_groups
 
 __all__ = [
@@ -27,9 +29,11 @@ __all__ = [
     "check_cut",
     "cut_",
     "cut_matches_mask",
+    "evaluating",
     "fingerprint",
     "mask_",
     "masked",
+    "materialise_weights_",
     "prunable",
     "trace_groups",
     "widths",

@@ -45,11 +45,21 @@ def export_graph(model: nn.Module, example_inputs: ExampleInputs, *, training: b
     Raises:
         TraceError: If the model cannot be exported.
     """
-    arguments = as_arguments(example_inputs)
+    return _described(model, export_program(model, as_arguments(example_inputs), training=training))
+
+
+def export_program(
+    model: nn.Module, arguments: tuple[Tensor, ...], *, training: bool = False
+) -> torch.export.ExportedProgram:
+    """What `torch.export` makes of the model; train/eval flags come back as they were.
+
+    Raises:
+        TraceError: If the model cannot be exported.
+    """
     try:
         with in_mode(model, training), torch.no_grad(), quiet(), warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            program = torch.export.export(model, arguments, strict=False)
+            return torch.export.export(model, arguments, strict=False)
     except Exception as error:  # torch.export raises errors of many kinds
         first_line = str(error).strip().split("\n")[0]
         raise TraceError(
@@ -57,7 +67,6 @@ def export_graph(model: nn.Module, example_inputs: ExampleInputs, *, training: b
             f"{[tuple(argument.shape) for argument in arguments]}: {first_line}; remove data-dependent "
             f"control flow from forward, or trace the part of the model without it"
         ) from error
-    return _described(model, program)
 
 
 def _described(model: nn.Module, program: torch.export.ExportedProgram) -> ExportedGraph:

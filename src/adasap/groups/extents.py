@@ -23,12 +23,13 @@ from adasap.groups.walk import Walked
 
 
 @dataclass(frozen=True)
-class _Attribute:
+class Attribute:
     """An integer of a module, or one in a tuple or list of them."""
 
     module: str
     name: str
     index: int | None
+    value: int
 
 
 class _Stop(Exception):
@@ -84,7 +85,7 @@ def _drivers(skeleton: Skeleton, pad: Pad, plain: Sequence[list[int]]) -> list[D
     """One driver per side, or one for both sides if the same attribute sets both."""
     sides = [side for side in (pad.before, pad.after) if len(side)]
     found: list[Driver] = []
-    for attribute in _attributes(skeleton.model, pad.owners):
+    for attribute in counts_of(skeleton.model, pad.owners):
         change = _change(skeleton, attribute, pad, plain)
         if change == (-1, -1) and len(sides) == 2:
             return [_driver(attribute, pad.before, pad.after)] if len(pad.before) == len(pad.after) else []
@@ -97,11 +98,11 @@ def _drivers(skeleton: Skeleton, pad: Pad, plain: Sequence[list[int]]) -> list[D
     return found
 
 
-def _driver(attribute: _Attribute, *labels: Tensor) -> Driver:
+def _driver(attribute: Attribute, *labels: Tensor) -> Driver:
     return Driver(attribute.module, attribute.name, attribute.index, torch.cat(labels))
 
 
-def _change(skeleton: Skeleton, attribute: _Attribute, pad: Pad, plain: Sequence[list[int]]) -> tuple[int, int] | None:
+def _change(skeleton: Skeleton, attribute: Attribute, pad: Pad, plain: Sequence[list[int]]) -> tuple[int, int] | None:
     """How far (before, after) move when the attribute is lowered; None if anything else moves."""
     module = skeleton.model.get_submodule(attribute.module)
     value = getattr(module, attribute.name)
@@ -139,16 +140,16 @@ def _recorded(skeleton: Skeleton, stop_after: int | None) -> list[list[int]]:
     return recorder.amounts
 
 
-def _attributes(model: nn.Module, owners: Sequence[str]) -> Iterator[_Attribute]:
+def counts_of(model: nn.Module, owners: Sequence[str]) -> Iterator[Attribute]:
     """Integers of at least one in the modules around a call, the innermost module first."""
     for path in owners:
         for name, value in vars(model.get_submodule(path)).items():
             if name.startswith("_") or name == "training":
                 continue
             if _is_count(value):
-                yield _Attribute(path, name, None)
+                yield Attribute(path, name, None, value)
             elif type(value) in (tuple, list):
-                yield from (_Attribute(path, name, i) for i, entry in enumerate(value) if _is_count(entry))
+                yield from (Attribute(path, name, i, entry) for i, entry in enumerate(value) if _is_count(entry))
 
 
 def _is_count(value: Any) -> bool:

@@ -16,7 +16,7 @@ from torch import Tensor, fx
 from torch.utils import _pytree as pytree
 
 from adasap.groups.group import Role
-from adasap.groups.labels import LabelBook, along, constant, varying
+from adasap.groups.labels import LabelBook, along, constant, squeezed, varying
 
 Result: TypeAlias = Any
 """The labels of one call: a label tensor, or a tuple or list of them where the operator returns several."""
@@ -47,6 +47,19 @@ class Pad:
     after: Tensor
 
 
+@dataclass(frozen=True)
+class Bound:
+    """An extent along channels that the model's own code may have named: of a view, a part, a slice.
+
+    Attributes:
+        owners: Qualified names of the modules around the call, innermost first.
+        labels: int64 [extent, K]: the labels at each index of that axis.
+    """
+
+    owners: tuple[str, ...]
+    labels: Tensor
+
+
 @dataclass
 class Notes:
     """What the walk leaves for later steps.
@@ -55,11 +68,15 @@ class Notes:
         pads: Paddings that created channels.
         num_pads: All constant paddings met so far, created channels or not.
         bounded: Operators with fixed bounds along a channel axis; a cut may shift what they take.
+        bounds: The extents of these and of views; an integer attribute may have set them.
+        factors: Labels of channel axes that a view split into factors, constant axes dropped; see `settle_factors`.
     """
 
     pads: list[Pad] = field(default_factory=list)
     num_pads: int = 0
     bounded: list[str] = field(default_factory=list)
+    bounds: list[Bound] = field(default_factory=list)
+    factors: list[Tensor] = field(default_factory=list)
 
 
 @dataclass
@@ -160,6 +177,12 @@ class Call:
         """Remember a call with fixed bounds if it works along channels."""
         if dim % labels.dim() in varying(labels):
             self.notes.bounded.append(self.where)
+
+    def note_extent(self, labels: Tensor, dim: int) -> None:
+        """Remember how long an axis is on which channels lie: an attribute may have set it."""
+        if dim % labels.dim() in varying(labels):
+            rows = squeezed(labels).movedim(dim, 0).flatten(1) if labels.dim() > 1 else labels.unsqueeze(1)
+            self.notes.bounds.append(Bound(self.owners, rows))
 
 
 def rule(*names: str) -> Callable[[Rule], Rule]:

@@ -103,7 +103,22 @@ def _small(left: Tensor, right: Tensor) -> tuple[Tensor, Tensor]:
     return left, right
 
 
-@rule("mean", "sum", "amax", "amin", "max", "min", "var", "std", "logsumexp", "norm", "prod", "any", "all")
+@rule(
+    "mean",
+    "sum",
+    "amax",
+    "amin",
+    "max",
+    "min",
+    "var",
+    "std",
+    "logsumexp",
+    "norm",
+    "linalg_vector_norm",
+    "prod",
+    "any",
+    "all",
+)
 def reduction(call: Call) -> Result:
     """Carries channels through if it reduces other axes than theirs (or all parts of one channel)."""
     source = call.arguments.get("self", call.arguments.get("input"))

@@ -39,43 +39,6 @@ def _positional_self(arguments: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in arguments.items() if name not in ("dtype", "layout", "device")}
 
 
-@rule("view", "reshape", "_unsafe_view", "flatten", "unflatten", "view_as", "reshape_as")
-def reshaped(call: Call) -> Result:
-    """Moves data; splitting a channel axis into factors ties the parts, as C becomes (parts, C / parts)."""
-    labels = call.labels(call["self"])
-    result = compact(labels.reshape(call.shape))
-    factors = sorted(varying(result))
-    if len(varying(labels)) == 1 and len(factors) > 1:
-        small = squeezed(result)
-        for dim in factors[:-1]:
-            call.book.unite(small.narrow(dim, 0, 1), small)
-    return result
-
-
-@rule("chunk", "split", "split_with_sizes", "tensor_split")
-def parts(call: Call) -> Result:
-    """Moves data; equal parts of a channel axis are tied: a unit takes one channel from every part."""
-    labels, dim = call.labels(call["self"]), call["dim"]
-    result = execute(call)
-    if dim % labels.dim() in varying(labels):
-        call.note_bounds(labels, dim)
-        if len({part.shape for part in result}) == 1:
-            for part in result[1:]:
-                call.book.unite(result[0], part)
-    return result
-
-
-@rule("slice", "narrow", "select", "index_select", "take_along_dim")
-def bounded(call: Call) -> Result:
-    """Moves data between fixed bounds; whether these still fit after a cut is tried later."""
-    labels, dim = call.labels(call["self"]), call["dim"]
-    index = call.arguments.get("index")
-    if isinstance(index, Tensor) or hasattr(index, "role"):
-        return call.freeze_all(f"{call.where} has no rule")
-    call.note_bounds(labels, dim)
-    return execute(call)
-
-
 @rule("roll")
 def roll(call: Call) -> Result:
     """Moves data, but not along channels: a fixed shift would join other channels after a cut."""

@@ -47,7 +47,7 @@ def trace_groups(
     _freeze_kept(walked.book, wanted)
     drivers = drive_pads(walked, model, example_inputs)
     groups = assemble_groups(walked.book, drivers)
-    return freeze_what_fails(model, groups, example_inputs)
+    return freeze_what_fails(model, groups, example_inputs, walked)
 
 
 def _kept_names(model: nn.Module, keep: Sequence[str]) -> set[str]:

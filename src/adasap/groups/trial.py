@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 
 from adasap.errors import TraceError
+from adasap.groups.adapt import Adapter
 from adasap.groups.assemble import assemble_groups
 from adasap.groups.components import distinct, distinct_columns
 from adasap.groups.copies import Skeleton
@@ -16,50 +18,87 @@ from adasap.groups.cutting import cut_
 from adasap.groups.exported import ExampleInputs
 from adasap.groups.extents import drive_pads
 from adasap.groups.group import ChannelGroup, prunable
-from adasap.groups.walk import KEPT, walk_model
+from adasap.groups.walk import KEPT, Walked, walk_model
 
 
 def freeze_what_fails(
-    model: nn.Module, groups: Sequence[ChannelGroup], example_inputs: ExampleInputs
+    model: nn.Module, groups: Sequence[ChannelGroup], example_inputs: ExampleInputs, walked: Walked
 ) -> tuple[ChannelGroup, ...]:
     """The groups, with those frozen whose cut the model's own forward does not survive.
 
-    All groups are cut together first, each by another number of units, so that widths do not agree by
-    accident. If that fails, halves are tried until the groups at fault are found.
+    All groups are cut together first, each by another number of units, so that widths do not agree by accident.
+    If that fails, halves are tried until the groups at fault are found. A group at fault is tried again with
+    integer attributes that fall with its channels, and is frozen if that does not help.
     """
-    trial = Trial(model, groups, example_inputs)
-    names = [group.name for group in prunable(groups) if group.num_channels > 1]
-    failures: dict[str, str] = {}
-    remaining = names
-    while remaining and trial.failure(remaining) is not None:
-        found = trial.culprits(remaining)
-        failures.update(found)
-        remaining = [name for name in remaining if name not in found]
+    trial, adapter = Trial(model, groups, example_inputs), Adapter(model, walked)
+    reasons: dict[str, str] = {}
+    for failure in (trial.misfit, trial.failure):  # the first costs a tenth of the second
+        remaining = [name for name in trial.kept if name not in reasons]
+        while remaining and (sentence := failure(remaining)) is not None:
+            for names, reason in trial.culprits(remaining, sentence, failure):
+                for name in names:
+                    if not _adapt(trial, adapter, name, failure):
+                        reasons[name] = reason
+            remaining = [name for name in remaining if name not in reasons]
     return tuple(
-        replace(group, frozen=(*group.frozen, failures[group.name])) if group.name in failures else group
-        for group in groups
+        replace(group, frozen=(*group.frozen, reasons[group.name])) if group.name in reasons else group
+        for group in trial.groups.values()
     )
+
+
+def _adapt(trial: Trial, adapter: Adapter, name: str, failure: Failure) -> bool:
+    """Give a group the extents it needs; whether there are any. Groups that need the same of like modules follow."""
+    adapted = adapter.adapted(trial.groups[name], partial(trial.fits, failure=failure))
+    if adapted is None:
+        return False
+    trial.groups[name] = adapted
+    trial.groups |= {other: adapter.likened(trial.groups[other]) for other in trial.kept if other != name}
+    return True
+
+
+Failure = Callable[[Sequence[str]], str | None]
+"""Cut these groups together: None if all is well, else a sentence."""
 
 
 class Trial:
     """Cuts groups of a model on skeletons and says what goes wrong."""
 
     def __init__(self, model: nn.Module, groups: Sequence[ChannelGroup], example_inputs: ExampleInputs) -> None:
-        self.model, self.groups, self.example_inputs = model, groups, example_inputs
+        self.model, self.example_inputs = model, example_inputs
+        self.groups = {group.name: group for group in groups}
         self.kept = _different_cuts(prunable(groups))
         self.expected = Skeleton(model, example_inputs).output_shapes()
 
+    def misfit(self, names: Sequence[str]) -> str | None:
+        """Whether forward runs after the cut."""
+        cut = self._cut(names)
+        return cut if isinstance(cut, str) else None
+
     def failure(self, names: Sequence[str]) -> str | None:
-        """Cut these together: None if forward runs and carries the same channels, else a sentence."""
+        """Whether forward runs after the cut and carries the same channels."""
+        cut = self._cut(names)
+        return cut if isinstance(cut, str) else self._other_meaning(*cut)
+
+    def fits(self, changed: ChannelGroup, failure: Failure) -> bool:
+        """Whether a group can be cut in this form."""
+        before = self.groups[changed.name]
+        self.groups[changed.name] = changed
+        try:
+            return failure([changed.name]) is None
+        finally:
+            self.groups[changed.name] = before
+
+    def _cut(self, names: Sequence[str]) -> tuple[Skeleton, tuple[ChannelGroup, ...]] | str:
         skeleton = Skeleton(self.model, self.example_inputs)
         try:
-            cut = cut_(skeleton.model, self.groups, {name: self.kept[name] for name in names})
+            groups = tuple(self.groups.values())
+            cut = cut_(skeleton.model, groups, {name: self.kept[name] for name in names})
             shapes = skeleton.output_shapes()
         except Exception as error:  # whatever the model's own code raises at another width
             return f"the model's forward does not fit a cut: {_first_line(error)}"
         if shapes != self.expected:
             return f"a cut changes the output's shape from {self.expected} to {shapes}"
-        return self._other_meaning(skeleton, cut)
+        return skeleton, cut
 
     def _other_meaning(self, skeleton: Skeleton, cut: Sequence[ChannelGroup]) -> str | None:
         try:
@@ -72,43 +111,55 @@ class Trial:
         bounds = ", ".join(sorted(set(walked.notes.bounded))) or "an operator with fixed bounds"
         return f"after a cut other channels meet at {bounds}"
 
-    def culprits(self, names: Sequence[str]) -> dict[str, str]:
-        """Group name -> what fails, for groups that fail alone; if none does, for one half of them."""
-        found: dict[str, str] = {}
-        pending = [list(names)]
-        while pending:
-            some = pending.pop()
-            failure = self.failure(some)
-            if failure is None:
-                continue
-            if len(some) == 1:
-                found[some[0]] = failure
-                continue
-            halves = [some[: len(some) // 2], some[len(some) // 2 :]]
-            if all(self.failure(half) is None for half in halves):
-                found.update(dict.fromkeys(halves[1], f"{failure} (together with other groups)"))
-                continue
-            pending.extend(halves)
-        return found
+    def culprits(self, names: list[str], sentence: str, failure: Failure) -> Iterator[tuple[list[str], str]]:
+        """Names that fail, one by one, and what fails; if neither half fails alone, one half as a whole.
+
+        Lazy: what is changed for one culprit counts when the next one is looked for.
+        """
+        if len(names) == 1:
+            yield names, sentence
+            return
+        halves = [names[: len(names) // 2], names[len(names) // 2 :]]
+        fit = True
+        for half in halves:
+            if (cause := failure(half)) is not None:
+                fit = False
+                yield from self.culprits(half, cause, failure)
+        if fit:
+            yield halves[1], f"{sentence} (together with other groups)"
 
 
 def same_channels(left: Sequence[ChannelGroup], right: Sequence[ChannelGroup]) -> bool:
     """Whether two lists of groups tie the same positions into units and freeze the same units for the same reasons.
 
-    What the user asked to keep does not count.
+    What the user asked to keep does not count. A unit that is alone in its group on the left may be several on the
+    right, and be read along axes that had no channels: a grouped convolution with one group left is a plain one, in
+    which channels are free that were bound to each other.
     """
     (units_left, reasons_left), (units_right, reasons_right) = _units_by_axis(left), _units_by_axis(right)
-    if units_left.keys() != units_right.keys():
-        return False
-    if any(units_left[key].shape != units_right[key].shape for key in units_left):
+    if any(key not in units_right or units_left[key].shape != units_right[key].shape for key in units_left):
         return False
     if not units_left:
-        return True
+        return not units_right
     pairs = torch.stack([torch.cat([units[key] for key in units_left]) for units in (units_left, units_right)])
     pairs = distinct_columns(pairs)
-    if not pairs.shape[1] == len(distinct(pairs[0])) == len(distinct(pairs[1])):
+    alone = torch.isin(pairs[0], torch.tensor(_last_units(left), dtype=torch.int64))
+    if int((~alone).sum()) != len(distinct(pairs[0, ~alone])) or pairs.shape[1] != len(distinct(pairs[1])):
+        return False
+    free = set(pairs[1, alone].tolist()) | {0}
+    if any(not free.issuperset(units_right[key].tolist()) for key in units_right.keys() - units_left.keys()):
         return False
     return all(reasons_left[a] == reasons_right[b] for a, b in pairs.T.tolist())
+
+
+def _last_units(groups: Sequence[ChannelGroup]) -> list[int]:
+    """The units, counted as in `_units_by_axis`, that are alone in their group."""
+    last, start = [], 1
+    for group in groups:
+        if group.num_channels == 1:
+            last.append(start)
+        start += group.num_channels
+    return last
 
 
 def _units_by_axis(

@@ -12,16 +12,17 @@ from torch import Tensor, fx, nn
 from torch.utils import _pytree as pytree
 
 from adasap.errors import TraceError
-from adasap.groups import rules_elementwise, rules_layers, rules_movement
+from adasap.groups import rules_attention, rules_elementwise, rules_extents, rules_layers, rules_movement
 from adasap.groups.cutting import named_tensors
 from adasap.groups.exported import ExampleInputs, ExportedGraph, as_arguments, export_graph
 from adasap.groups.labels import LabelBook, constant
 from adasap.groups.rules import Call, Notes, TensorRef, no_rule, rule_for
+from adasap.groups.rules_extents import settle_factors
 
 OUTPUT = "output of the model"
 INPUT = "input of the model"
 KEPT = "kept by request"
-RULE_FILES = (rules_elementwise, rules_layers, rules_movement)
+RULE_FILES = (rules_attention, rules_elementwise, rules_extents, rules_layers, rules_movement)
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,7 @@ def walk_model(model: nn.Module, example_inputs: ExampleInputs) -> Walked:
     hidden = [name for name in exported.unreached if name in trainable]
     if hidden:
         _walk_training(model, example_inputs, walked, hidden)
+    settle_factors(walked.book, walked.notes.factors)
     return walked
 
 
@@ -63,6 +65,8 @@ def _walk_training(model: nn.Module, example_inputs: ExampleInputs, walked: Walk
             book.freeze(book.axis(axis.name, axis.dim, axis.size, axis.role), reason)
         return
     walk_graph(exported, model, Walked(book, notes))
+    walked.notes.factors.extend(notes.factors)
+    walked.notes.bounds.extend(notes.bounds)
     for pad in notes.pads:
         reason = f"{pad.where} creates a fixed number of channels in training mode"
         book.freeze(torch.cat([pad.before, pad.after]), reason)

@@ -41,7 +41,7 @@ def resolve_builder(builder: str, *, trust_builder: bool = False) -> Builder:
         >>> resolve_builder("adasap:digit_net")
         Traceback (most recent call last):
         ...
-        adasap.errors.ModelError: adasap has no model 'digit_net'; did you mean digits_net?
+        adasap.errors.ModelError: adasap has no model 'digit_net'; did you mean 'digits_net'?
     """
     source, colon, name = builder.partition(":")
     if not colon or not name or not source:

@@ -2,9 +2,12 @@
 
 from adasap.pruning.budget import Budget
 from adasap.pruning.cost import CostModel, Parameters
+from adasap.pruning.knapsack import KnapsackSolution, solve_knapsack
 from adasap.pruning.macs import MACs
 from adasap.pruning.options import BudgetOptions, PruningOptions, build_cost
 from adasap.pruning.plan import PruningPlan
+from adasap.pruning.preparing import Preparation, PreparingOptions, build_preparation
+from adasap.pruning.ranking import Ranking, ranking_classes
 from adasap.pruning.schedule import (
     CubicSchedule,
     ExponentialSchedule,
@@ -23,16 +26,23 @@ __all__ = [
     "CostModel",
     "CubicSchedule",
     "ExponentialSchedule",
+    "KnapsackSolution",
     "LinearSchedule",
     "MACs",
     "OneShotSchedule",
     "Parameters",
+    "Preparation",
+    "PreparingOptions",
     "PruningOptions",
     "PruningPlan",
     "PruningSchedule",
+    "Ranking",
     "apply_plan_",
     "build_cost",
+    "build_preparation",
     "build_schedule",
     "event_steps",
+    "ranking_classes",
     "select_channels",
+    "solve_knapsack",
 ]

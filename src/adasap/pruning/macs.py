@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from math import prod
 from typing import Any
 
@@ -13,7 +12,8 @@ from torch import Tensor, nn
 from torch.fx import Node
 
 from adasap.errors import TraceError
-from adasap.groups.group import ChannelGroup
+from adasap.groups.exported import evaluating
+from adasap.groups.group import ChannelGroup, prunable
 from adasap.pruning.cost import Term, WidthPolynomial
 
 _MOVES = """
@@ -33,11 +33,11 @@ class MACs:
     """Multiply-accumulates per image of convolutions, linear layers and attention products, in evaluation
     mode.
 
-    A call with a parameter as its weight costs output positions x entries of the weight and follows the
-    widths. Products between activations count as they are at the model's present widths; `constant_operators`
-    lists them. Additions of biases, norms, activation functions and pooling do not count; `uncounted` lists
-    them with everything else that computes. Output positions are those of `example_inputs`, so name the image
-    size with the number.
+    A call with a parameter as its weight costs output positions x entries of the weight and follows the widths.
+    Products between activations follow the rows of the layer that made an operand, as whole heads go; if these rows
+    cannot be cut, they count as they are at the model's present widths and `constant_operators` lists them. Additions
+    of biases, norms, activation functions and pooling do not count; `uncounted` lists them with everything else that
+    computes. Output positions are those of `example_inputs`, so name the image size with the number.
 
     Group names survive cuts, so the object built on the dense model stays valid for every later event.
 
@@ -65,7 +65,7 @@ class MACs:
         model = getattr(model, "_orig_mod", model)
         inputs = example_inputs if isinstance(example_inputs, tuple) else (example_inputs,)
         batch = next((len(x) for x in inputs if isinstance(x, Tensor) and x.ndim), 1)
-        graph = _Calls(model, _export(model, inputs))
+        graph = _Calls(model, _export(model, inputs), _rows_that_can_go(groups))
         terms = [Term(term.coefficient / batch, term.name, term.shape) for term in graph.weighted]
         self.constant_operators: dict[str, float] = {at: n / batch for at, n in graph.constants.items()}
         self.uncounted: dict[str, int] = dict(sorted(graph.uncounted.items()))
@@ -84,7 +84,8 @@ class MACs:
 class _Calls:
     """The calls of an exported graph, by how their cost depends on the widths; for the whole batch."""
 
-    def __init__(self, model: nn.Module, exported: torch.export.ExportedProgram) -> None:
+    def __init__(self, model: nn.Module, exported: torch.export.ExportedProgram, rows: frozenset[str]) -> None:
+        self.rows = rows
         self.weighted: list[Term] = []
         self.constants: Counter[str] = Counter()
         self.uncounted: Counter[str] = Counter()
@@ -106,7 +107,28 @@ class _Calls:
             if name and prod(shape) == prod(operand.meta["val"].shape):
                 self.weighted.append(Term(macs / prod(shape), name, shape))
                 return
+        if made_by := next(filter(None, map(self._maker, node.all_input_nodes)), None):
+            self.weighted.append(Term(macs / made_by[1], made_by[0], (made_by[1],)))
+            return
         self.constants[f"{_place(node)}: {operator}"] += macs
+
+    def _maker(self, node: Node) -> tuple[str, int] | None:
+        """The weight of the layer that an activation comes from through its first operands, and the number of rows;
+        None if rows of it cannot go."""
+        while node.op == "call_function":
+            product = _product(node, _operator(node))
+            for operand in product[1] if product else ():
+                name, shape = self._weights.get(operand, ("", ()))
+                if name:
+                    return (name, shape[0]) if name in self.rows else None
+            if not node.all_input_nodes:
+                return None
+            node = node.all_input_nodes[0]
+        return None
+
+
+def _rows_that_can_go(groups: Sequence[ChannelGroup]) -> frozenset[str]:
+    return frozenset(slot.name for group in prunable(groups) for slot in group.with_role("producer") if slot.dim == 0)
 
 
 def _product(node: Node, operator: str) -> tuple[int, list[Node]] | None:
@@ -174,7 +196,7 @@ def _weight_sources(
 
 
 def _export(model: nn.Module, inputs: tuple[Any, ...]) -> torch.export.ExportedProgram:
-    with _evaluation_mode(model):
+    with evaluating(model):
         try:
             return torch.export.export(model, inputs)
         except Exception as error:
@@ -182,17 +204,6 @@ def _export(model: nn.Module, inputs: tuple[Any, ...]) -> torch.export.ExportedP
                 f"{type(model).__name__} could not be exported to count its MACs: {error}; budget by "
                 f"Parameters(model, groups), or export the part of the model that can be"
             ) from error
-
-
-@contextmanager
-def _evaluation_mode(model: nn.Module) -> Iterator[None]:
-    training = [module for module in model.modules() if module.training]
-    try:
-        model.eval()
-        yield
-    finally:
-        for module in training:
-            module.training = True
 
 
 def _operator(node: Node) -> str:

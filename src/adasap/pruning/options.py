@@ -9,11 +9,13 @@ from typing import Any, Literal
 
 from torch import Tensor, nn
 
-from adasap.errors import RecipeError
+from adasap.errors import BudgetError, RecipeError
 from adasap.groups.group import ChannelGroup, prunable
 from adasap.pruning.budget import Budget
 from adasap.pruning.cost import CostModel, Parameters
 from adasap.pruning.macs import MACs
+from adasap.pruning.preparing import PreparingOptions
+from adasap.pruning.ranking import Ranking
 from adasap.pruning.schedule import build_schedule, event_steps
 
 
@@ -62,7 +64,12 @@ class PruningOptions:
         epochs: Length of the pruning window.
         criterion: Name in the registry of criteria.
         criterion_options: Arguments of the criterion.
+        ranking: Over which channels the scores are compared: those of the whole model (`global`), of each group
+            (`uniform`), or of each class of groups that are built alike (`isomorphic`).
+        selection: `ranking` removes the lowest scores until the budget is met; `knapsack` keeps the widths whose
+            summed importance is largest within it.
         budget: What may be left at the end.
+        prepare: What is done to the channels that are to go before they go.
         schedule: How the kept cost falls from event to event.
         events: Number of pruning events (fewer where they do not fit).
         every: Least number of steps between two events.
@@ -76,7 +83,10 @@ class PruningOptions:
     epochs: float = 2.0
     criterion: str = "l2"
     criterion_options: dict[str, Any] = field(default_factory=dict)
+    ranking: Ranking = "global"
+    selection: Literal["ranking", "knapsack"] = "ranking"
     budget: BudgetOptions = field(default_factory=lambda: BudgetOptions(parameters=0.5))
+    prepare: PreparingOptions = field(default_factory=PreparingOptions)
     schedule: Literal["exponential", "cubic", "linear", "one_shot"] = "exponential"
     events: int = 30
     every: int = 30
@@ -87,9 +97,16 @@ class PruningOptions:
     recalibration_batches: int = 8
 
     def __post_init__(self) -> None:
-        if min(self.events, self.every, self.min_channels, self.multiple_of) < 1 or self.epochs < 0:
+        if min(self.events, self.every, self.min_channels, self.multiple_of) < 1 or not self.epochs >= 0:
             raise RecipeError(
                 "pruning: events, every, min_channels and multiple_of must be at least 1, epochs at least 0"
+            )
+        if self.recalibration_batches < 0:
+            raise RecipeError(f"pruning.recalibration_batches is {self.recalibration_batches}; give 0 or more")
+        if self.selection == "knapsack" and self.ranking != "global":
+            raise RecipeError(
+                f"pruning.selection knapsack weighs all groups together, so pruning.ranking {self.ranking!r} has no "
+                "part in it; leave ranking out, or take selection `ranking`"
             )
         if not 0 <= self.min_kept <= 1:
             raise RecipeError(f"pruning.min_kept is {self.min_kept}; give a fraction from 0 to 1")
@@ -106,6 +123,11 @@ class PruningOptions:
         """
         value = self.budget.value
         budget = Budget(cost, kept=value) if value <= 1 else Budget(cost, limit=value)
+        if budget.limit > cost.dense:
+            raise BudgetError(
+                f"the budget of {budget.limit:,.0f} {cost.unit} is above the dense model's {cost.dense:,.0f}: nothing "
+                "would be removed; give a smaller number, or a kept fraction up to 1"
+            )
         schedule = build_schedule(self.schedule)
         kept = budget.limit / cost.dense
         return [cost.dense * schedule.kept_after(event + 1, num_events, kept) for event in range(num_events)]

@@ -1,9 +1,9 @@
-"""Which channels go: the least important of the whole model, until the budget is met."""
+"""Which channels go: the least important of the model, or of each class of groups, until the budget is met."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -22,8 +22,13 @@ def select_channels(
     min_channels: int = 1,
     multiple_of: int = 1,
     floors: Mapping[str, int] | None = None,
+    classes: Mapping[str, str] | None = None,
+    dense: Mapping[str, int] | None = None,
 ) -> PruningPlan:
-    """Global ranking: the smallest number of removals, lowest scores first, that meets the budget.
+    """The smallest number of removals, lowest scores first, that meets the budget.
+
+    By default all channels stand in one ranking. With `classes` those of a class of groups do, and every class
+    loses the same fraction of its channels, to within one removal, as long as floors allow.
 
     With `multiple_of` m > 1 channels go in bundles: a group first falls to the next multiple of m, then by m
     at a time; the lowest channels of a group form its first bundle, and a bundle ranks by its mean score. A
@@ -36,6 +41,9 @@ def select_channels(
         min_channels: Every group keeps at least so many (or all, if it has fewer).
         multiple_of: Width step.
         floors: Group name -> channels that this group keeps at least, beside `min_channels`.
+        classes: Group name -> class, from `ranking_classes`, for at least every prunable group.
+        dense: Group name -> channels before all cuts, of which the classes' fractions are taken; the present
+            ones by default. Without it many small cuts spare narrow groups, which lose no part of a channel.
     Returns:
         The plan, in the groups' indices; it keeps everything if the budget is met already.
     Raises:
@@ -45,7 +53,7 @@ def select_channels(
     candidates = prunable(groups)
     least = least_widths(candidates, min_channels, multiple_of, floors or {})
     ranked = [_rank(group, checked_scores(scores, group), least[group.name], multiple_of) for group in candidates]
-    ranking = _merge(ranked)
+    ranking = _merge(ranked if classes is None else _by_fraction(candidates, ranked, classes, dense or {}))
     present = widths(groups)
 
     def widths_after(removals: int) -> dict[str, int]:
@@ -58,7 +66,7 @@ def select_channels(
         raise _impossible(
             budget,
             smallest,
-            candidates,
+            groups,
             min_channels=min_channels,
             multiple_of=multiple_of,
             floors=floors or {},
@@ -79,7 +87,7 @@ class _Rank:
 
     order: Tensor  # int64 [C]
     sizes: Tensor  # int64 [bundles]: channels in each
-    values: Tensor  # float64 [bundles]: mean score of each, rising
+    values: Tensor  # float64 [bundles]: what it ranks by, the lowest first; rising
 
 
 @dataclass(frozen=True, eq=False)
@@ -137,6 +145,30 @@ def _rank(group: ChannelGroup, scores: Tensor, least: int, multiple_of: int) -> 
     return _Rank(order, sizes, values.cummax(0).values)  # cummax: the means may fall by a rounding error
 
 
+def _by_fraction(
+    candidates: Sequence[ChannelGroup],
+    ranked: Sequence[_Rank],
+    classes: Mapping[str, str],
+    dense: Mapping[str, int],
+) -> list[_Rank]:
+    """The same bundles, each valued by the fraction of its class that is gone after it."""
+    members: dict[str, list[int]] = {}
+    for index, group in enumerate(candidates):
+        if group.name not in classes:
+            raise ValueError(f"no class for group {group.name!r}, which can be pruned: class all groups of the model")
+        members.setdefault(classes[group.name], []).append(index)
+    result = list(ranked)
+    for indices in members.values():
+        whole = sum(dense.get(candidates[i].name, candidates[i].num_channels) for i in indices)
+        present = sum(candidates[i].num_channels for i in indices)
+        order = torch.cat([ranked[i].values for i in indices]).argsort(stable=True)
+        gone = whole - present + torch.cat([ranked[i].sizes for i in indices])[order].cumsum(0)
+        fractions = torch.empty(len(order), dtype=torch.float64).index_copy_(0, order, gone.double() / whole)
+        for i, values in zip(indices, torch.split(fractions, [len(ranked[i].sizes) for i in indices]), strict=True):
+            result[i] = replace(ranked[i], values=values)
+    return result
+
+
 def _merge(ranked: Sequence[_Rank]) -> _Ranking:
     empty = torch.empty(0, dtype=torch.int64)
     owner = torch.cat([torch.full_like(rank.sizes, i) for i, rank in enumerate(ranked)] or [empty])
@@ -165,13 +197,18 @@ def _fewest_removals(cost_after: Callable[[int], float], most: int, limit: float
 def _impossible(
     budget: Budget,
     smallest: Mapping[str, int],
-    candidates: Sequence[ChannelGroup],
+    groups: Sequence[ChannelGroup],
     *,
     min_channels: int,
     multiple_of: int,
     floors: Mapping[str, int],
 ) -> BudgetError:
-    cost, unit = budget.cost, budget.cost.unit
+    cost, unit, candidates = budget.cost, budget.cost.unit, prunable(groups)
+    if not candidates:
+        return BudgetError(
+            f"cannot reach {budget.limit:,.0f} of {cost.dense:,.0f} {unit}: no group of the model can lose channels"
+            f"{_frozen_because(groups)}; trace a model without these operators, or prune the part before them"
+        )
     whole = f" and floors in {len(floors)} of them" if floors else ""
     step = f" at multiples of {multiple_of}" if multiple_of > 1 else ""
     options = " or ".join(
@@ -179,6 +216,14 @@ def _impossible(
     )
     return BudgetError(
         f"cannot reach {budget.limit:,.0f} {unit}: keeping min_channels={min_channels}{step} in each of "
-        f"{len(candidates)} groups{whole} still costs {cost.total(smallest):,.0f} of {cost.dense:,.0f}; "
-        f"raise the budget or lower {options}"
+        f"{len(candidates)} groups{whole} still costs {cost.total(smallest):,.0f} of {cost.dense:,.0f}"
+        f"{_frozen_because(groups)}; raise the budget or lower {options}"
     )
+
+
+def _frozen_because(groups: Sequence[ChannelGroup]) -> str:
+    """How many groups are frozen beside outputs, and the first few reasons; empty if none are."""
+    reasons = [group.frozen for group in groups if group.frozen and not group.is_output]
+    distinct = list(dict.fromkeys(sentence for sentences in reasons for sentence in sentences))
+    more = f" and {len(distinct) - 3} more reasons" if len(distinct) > 3 else ""
+    return f" ({len(reasons)} frozen: {'; '.join(distinct[:3])}{more})" if reasons else ""

@@ -2,14 +2,16 @@
 
 from adasap.report.environment import environment
 from adasap.report.profile import Latency, Profile, measure_latency, profile_models
-from adasap.report.summary import profile_table, stage_table
+from adasap.report.summary import corruption_table, gap_table, profile_table, stage_table
 from adasap.report.table import Table
 
 __all__ = [
     "Latency",
     "Profile",
     "Table",
+    "corruption_table",
     "environment",
+    "gap_table",
     "measure_latency",
     "profile_models",
     "profile_table",

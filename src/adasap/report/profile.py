@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from adasap.groups import evaluating
 from adasap.pruning import MACs
-from adasap.robustness import evaluation_mode
 
 
 @dataclass(frozen=True)
@@ -120,7 +120,7 @@ def _latency(batch_size: int, values: list[float]) -> Latency:
 def peak_memory_bytes(model: nn.Module, batch: Tensor) -> int:
     """Bytes of parameters and buffers plus the most activation bytes alive at once in one forward pass."""
     own = sum(t.numel() * t.element_size() for t in (*model.parameters(), *model.buffers()))
-    with evaluation_mode(model), torch.no_grad(), _LiveBytes() as live:
+    with evaluating(model), torch.no_grad(), _LiveBytes() as live:
         model(batch)
     return int(own + live.peak)
 

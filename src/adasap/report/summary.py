@@ -2,21 +2,63 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from adasap.report.profile import Profile
 from adasap.report.table import Table
 from adasap.robustness import SuiteResult, bootstrap_mean
 
+Stages = Mapping[str, Mapping[str, SuiteResult]]
+"""Stage -> suite -> scores."""
 
-def stage_table(stages: Mapping[str, Mapping[str, SuiteResult]]) -> Table:
-    """Mean score per stage and suite in percent; the last stage with its 95 % interval."""
-    suites = list(next(iter(stages.values())))
+
+def stage_table(stages: Stages) -> Table:
+    """Mean score per stage and suite in percent, and its ratio to the first suite; the last stage with 95 % intervals.
+
+    A ratio rises when the clean score falls, so both its terms stand beside it.
+    """
+    first, *others = next(iter(stages.values()))
     rows = []
     for place, (stage, results) in enumerate(stages.items(), start=1):
         last = place == len(stages)
-        rows.append([stage, *(_score(results[suite], interval=last) for suite in suites)])
-    return Table(["stage", *suites], rows)
+        row = [stage, *(_score(results[suite], interval=last) for suite in (first, *others))]
+        clean = results[first].mean
+        rows.append([*row, *(f"{results[suite].mean / clean:.3f}" if clean else "" for suite in others)])
+    return Table(["stage", first, *others, *(f"{suite} / {first}" for suite in others)], rows)
+
+
+def corruption_table(stages: Stages) -> Table | None:
+    """Per corruption the dense model's mean score, the last stage's, and that by severity (%); None without any."""
+    before, *_, after = stages.values()
+    rows = []
+    for suite, result in after.items():
+        cells: dict[str, dict[str, float]] = {}
+        for cell, scores in result.cells.items():
+            corruption, slash, severity = cell.rpartition("/")
+            if slash:
+                cells.setdefault(corruption, {})[severity] = scores.mean().item()
+        for corruption, by_severity in cells.items():
+            dense = [before[suite].cells[f"{corruption}/{severity}"].mean().item() for severity in by_severity]
+            mean = sum(by_severity.values()) / len(by_severity)
+            severities = ", ".join(f"{severity}: {100 * score:.1f}" for severity, score in by_severity.items())
+            rows.append([corruption, f"{100 * sum(dense) / len(dense):.2f}", f"{100 * mean:.2f}", severities])
+    return Table(["corruption", "dense", "compressed", "compressed, by severity"], rows) if rows else None
+
+
+def gap_table(steps: Sequence[Mapping[str, Any]]) -> Table | None:
+    """The one-step sharpness L(w + eps) - L(w) at the start and the end of each phase; None if nothing was perturbed.
+
+    Args:
+        steps: Step records as they are kept, in order. The mean is over a tenth of a phase's steps, at least one.
+    """
+    rows = []
+    for phase in dict.fromkeys(step["phase"] for step in steps):
+        gaps = [step["gap"] for step in steps if step["phase"] == phase and step["gap"] is not None]
+        if gaps:
+            some = max(1, len(gaps) // 10)
+            rows.append([phase, f"{sum(gaps[:some]) / some:.4f}", f"{sum(gaps[-some:]) / some:.4f}"])
+    return Table(["phase", "loss gap at its start", "at its end"], rows) if rows else None
 
 
 def _score(result: SuiteResult, *, interval: bool) -> str:

@@ -1,8 +1,8 @@
 """How well a model holds up: suites, evaluation, metrics."""
 
-from adasap.robustness.evaluate import SuiteResult, evaluate, evaluate_suite, evaluation_mode
+from adasap.robustness.evaluate import SuiteResult, evaluate, evaluate_suite
 from adasap.robustness.metrics import Interval, bootstrap_mean, paired_difference
-from adasap.robustness.suites import Suite, SuiteSource, open_suite
+from adasap.robustness.suites import Suite, SuiteSource, check_suite, open_suite
 
 __all__ = [
     "Interval",
@@ -10,9 +10,9 @@ __all__ = [
     "SuiteResult",
     "SuiteSource",
     "bootstrap_mean",
+    "check_suite",
     "evaluate",
     "evaluate_suite",
-    "evaluation_mode",
     "open_suite",
     "paired_difference",
 ]

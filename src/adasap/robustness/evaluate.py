@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from adasap.groups import evaluating
 from adasap.robustness.suites import Suite
 from adasap.tasks import Task
 
@@ -65,22 +65,10 @@ def evaluate(
 ) -> tuple[dict[str, float], Tensor]:
     """Metrics over the batches, and the score of each image, float [N]."""
     evaluator = task.evaluator()
-    with evaluation_mode(model), torch.no_grad():
+    with evaluating(model), torch.no_grad():
         for batch in batches:
             evaluator.update(model, task.prepare(batch, device))
     return evaluator.compute(), evaluator.per_image()
-
-
-@contextmanager
-def evaluation_mode(model: nn.Module) -> Iterator[None]:
-    """The model in evaluation mode; every module's own flag comes back afterwards."""
-    flags = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, training in flags:
-            module.training = training
 
 
 def _compact(scores: Tensor) -> str | list[float]:

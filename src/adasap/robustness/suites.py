@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+import zipfile
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -21,6 +22,14 @@ class Suite(Protocol):
     @property
     def name(self) -> str:
         """What results are filed under."""
+
+    @property
+    def labels(self) -> torch.Tensor:
+        """int64 [N], the same in every cell."""
+
+    @property
+    def image_shape(self) -> tuple[int, ...]:
+        """Channels, height and width, judged by the first image."""
 
     def cells(self) -> Iterator[tuple[str, Iterable[Any]]]:
         """Cell name and its raw batches, one cell after the other."""
@@ -59,18 +68,23 @@ class ImageSuite:
     images: ImageSet
     batch_size: int = 500
 
+    @property
+    def labels(self) -> torch.Tensor:
+        return self.images.labels
+
+    @property
+    def image_shape(self) -> tuple[int, ...]:
+        return tuple(self.images[0][0].shape)
+
     def cells(self) -> Iterator[tuple[str, Iterable[Any]]]:
         yield "clean", evaluation_batches(self.images, self.batch_size)
 
 
 @dataclass(frozen=True)
-class CorruptedSuite:
+class CorruptedSuite(ImageSuite):
     """A data set under corruptions computed on the fly; image i is drawn with seed i."""
 
-    name: str
-    images: ImageSet
-    source: SuiteSource
-    batch_size: int = 500
+    source: SuiteSource = field(kw_only=True)
 
     def cells(self) -> Iterator[tuple[str, Iterable[Any]]]:
         for corruption in self.source.names():
@@ -95,6 +109,11 @@ class ArraySuite:
     labels: torch.Tensor
     names: tuple[str, ...] = field(default=())
 
+    @property
+    def image_shape(self) -> tuple[int, ...]:
+        height, width, channels = self.arrays[self.names[0]].shape[2:]
+        return channels, height, width
+
     def cells(self) -> Iterator[tuple[str, Iterable[Any]]]:
         for corruption in self.names:
             for severity in self.severities:
@@ -112,13 +131,38 @@ def open_suite(name: str, source: SuiteSource, test: ImageSet | None = None) -> 
     if source.kind == "images":
         return ImageSuite(name, images)
     corrupt(torch.zeros(1, 3, 32, 32, dtype=torch.uint8), source.names()[0], 1)  # unknown names fail here
-    return CorruptedSuite(name, images, source)
+    return CorruptedSuite(name, images, source=source)
+
+
+def check_suite(suite: Suite, *, input_size: Sequence[int], num_outputs: int) -> None:
+    """Checks that a model can be scored on a suite.
+
+    Args:
+        suite: What is to be evaluated.
+        input_size: The model's channels, height and width.
+        num_outputs: Classes that the model can answer with.
+    Raises:
+        DataError: For images of another size, or a label without an output.
+    """
+    if suite.image_shape != tuple(input_size):
+        raise DataError(
+            f"suite {suite.name!r}: images are {' x '.join(map(str, suite.image_shape))} (channels, height, width), "
+            f"the model wants {' x '.join(map(str, input_size))}; set `resize` and `center_crop` of its data, or give "
+            "the model's input size (`model.input_size` in a recipe, `--size` on the command line)"
+        )
+    largest = int(suite.labels.max())
+    if largest >= num_outputs:
+        raise DataError(
+            f"suite {suite.name!r}: label {largest} of image {int(suite.labels.argmax())} is out of range: the model "
+            f"has {num_outputs} outputs, numbered 0 to {num_outputs - 1}; correct the labels, or give a model of as "
+            "many classes"
+        )
 
 
 def _open_arrays(name: str, source: SuiteSource) -> ArraySuite:
     if source.path is None or not Path(source.path).is_file():
         raise DataError(f"suite {name!r} wants an npz file at `path:`; {source.path!r} is none")
-    with np.load(source.path) as file:
+    with _npz(source.path) as file:
         wanted = ("labels", *source.names())
         missing = [key for key in wanted if key not in file]
         if missing:
@@ -132,3 +176,13 @@ def _open_arrays(name: str, source: SuiteSource) -> ArraySuite:
                 f"wanted uint8 [5, {len(labels)}, H, W, 3], severities first"
             )
     return ArraySuite(name, arrays, source.severities, labels, source.names())
+
+
+def _npz(path: str) -> Any:
+    try:
+        file = np.load(path, allow_pickle=False)
+    except (ValueError, OSError, zipfile.BadZipFile) as error:
+        raise DataError(f"{path} cannot be read as an npz file ({error}); write one with numpy.savez") from error
+    if not isinstance(file, np.lib.npyio.NpzFile):
+        raise DataError(f"{path} holds a single array, not an npz archive; write one with numpy.savez")
+    return file

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from adasap.errors import DataError, RecipeError
+from adasap.groups import evaluating
 
 ClassificationBatch = tuple[Tensor, ...]
 """Images uint8 [N, 3, H, W] (raw) or float (prepared), labels int64 [N], and with a teacher its logits [N, L]."""
@@ -70,6 +71,11 @@ class ClassificationTask:
         self.options = options or ClassificationOptions()
         self.teacher = teacher.eval() if teacher is not None and self.options.distillation > 0 else None
         self.layout = torch.channels_last if channels_last else torch.contiguous_format
+
+    def __repr__(self) -> str:
+        """Everything that its loss depends on, so that a resumed run can tell whether it goes on with the same task."""
+        mean, std = self.mean.flatten().tolist(), self.std.flatten().tolist()
+        return f"ClassificationTask({mean=}, {std=}, options={self.options})"
 
     def prepare(self, batch: ClassificationBatch, device: torch.device) -> ClassificationBatch:
         """Images to the device, normalised, and the teacher's logits beside them."""
@@ -133,3 +139,25 @@ def logits_of(output: Any) -> Tensor:
     if not isinstance(logits, Tensor):
         raise DataError(f"a classifier must return a tensor of logits, not {type(logits).__name__}")
     return logits
+
+
+def count_outputs(model: nn.Module, input_size: Sequence[int]) -> int:
+    """How many classes a classifier can answer with, by one forward pass over a black image.
+
+    Args:
+        model: On the CPU.
+        input_size: Channels, height, width.
+    Raises:
+        DataError: If the model does not take images of that size.
+    Example:
+        >>> count_outputs(nn.Sequential(nn.Flatten(), nn.Linear(48, 7)), (3, 4, 4))
+        7
+    """
+    try:
+        with evaluating(model), torch.no_grad():
+            return int(logits_of(model(torch.zeros(1, *input_size))).shape[-1])
+    except RuntimeError as error:
+        raise DataError(
+            f"the model does not take images of {' x '.join(map(str, input_size))}: {error}; correct its input size "
+            "(`model.input_size` in a recipe, `--size` on the command line)"
+        ) from error

@@ -1,7 +1,14 @@
 """The loop that carries the three steps: runtime, state, checkpoints, records."""
 
+from adasap.training.data import Data
 from adasap.training.optimizer import OptimizerOptions, ScheduleOptions, build_optimizer, learning_rate_factor
-from adasap.training.options import Compression, PhaseOptions, TrainingOptions
+from adasap.training.options import (
+    Compression,
+    FinalSharpnessOptions,
+    FineTuneOptions,
+    PhaseOptions,
+    TrainingOptions,
+)
 from adasap.training.perturber import Perturber, SharpnessOptions
 from adasap.training.preview import first_plan
 from adasap.training.records import (
@@ -14,8 +21,8 @@ from adasap.training.records import (
     as_dict,
     ignore,
 )
-from adasap.training.run import CompressionRun, Data
-from adasap.training.runtime import Runtime, RuntimeOptions
+from adasap.training.run import CompressionRun
+from adasap.training.runtime import Runtime, RuntimeOptions, is_main_process
 from adasap.training.seed import derived_seed
 from adasap.training.state import Counters, TrainingState
 from adasap.training.timetable import Event, Timetable
@@ -26,6 +33,8 @@ __all__ = [
     "Counters",
     "Data",
     "Event",
+    "FinalSharpnessOptions",
+    "FineTuneOptions",
     "Observer",
     "OptimizerOptions",
     "Perturber",
@@ -47,5 +56,6 @@ __all__ = [
     "derived_seed",
     "first_plan",
     "ignore",
+    "is_main_process",
     "learning_rate_factor",
 ]

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from adasap.criteria import Criterion, GradientCriterion
 from adasap.errors import TrainingError
+from adasap.pruning import Preparation
 from adasap.sharpness import StepLoss, sharpness_aware_gradients
 from adasap.tasks import Task
 from adasap.training.optimizer import learning_rate_factor
@@ -55,7 +56,14 @@ class Trainer:
         """After a cut: data parallelism has to learn the new shapes."""
         self.wrapped = self.runtime.wrap(self.state.model)
 
-    def step(self, batch: Any, phase: str, perturber: Perturber, criterion: Criterion | None) -> None:
+    def step(
+        self,
+        batch: Any,
+        phase: str,
+        perturber: Perturber,
+        criterion: Criterion | None,
+        preparation: Preparation | None = None,
+    ) -> None:
         """One optimizer step; with a criterion that needs gradients its evidence is collected on the way."""
         started = time.perf_counter()
         counters, model = self.state.counters, self.state.model
@@ -63,7 +71,10 @@ class Trainer:
         rate = self._set_learning_rate(counters.step)
         model.train()
         loss_and_backward = self._closure(self.task.prepare(batch, self.runtime.device))
-        perturbation = perturber.at(counters.step, model, self.state.groups)
+        try:
+            perturbation = perturber.at(counters.step, model, self.state.groups)
+        except ValueError as error:  # scores that are not finite
+            raise self.state.divergence(str(error)) from error
         result = sharpness_aware_gradients(
             self.wrapped,
             perturbation,
@@ -71,7 +82,8 @@ class Trainer:
             on_clean_gradients=self._collector(criterion),
             sync_perturbation=self.options.sync_perturbation,
         )
-        self._update(result, rate)
+        scale = self.runtime.loss_scale
+        self._update(result, rate, preparation)
         counters.step += 1
         counters.passes += result.num_passes
         seconds = time.perf_counter() - started
@@ -84,7 +96,7 @@ class Trainer:
                 loss=result.loss,
                 gap=None if result.num_passes == 1 else result.gap,
                 learning_rate=rate,
-                gradient_norm=result.gradient_norm,
+                gradient_norm=result.gradient_norm / scale,
                 finite=result.finite,
                 passes=result.num_passes,
                 seconds=seconds,
@@ -102,14 +114,13 @@ class Trainer:
         return loss_and_backward
 
     def _collector(self, criterion: Criterion | None) -> Callable[[], None] | None:
-        if criterion is None or not criterion.needs:
+        if criterion is None or "gradients" not in criterion.needs:
             return None
 
         def collect() -> None:
             assert isinstance(criterion, GradientCriterion)
-            scaler = self.runtime.scaler
-            scale = 1.0 if scaler is None else float(scaler.get_scale())
-            self.state.evidence.add(criterion.batch_evidence(self.state.model, self.state.groups), scale=scale)
+            with self.runtime.unscaled_gradients(self.state.model):
+                self.state.evidence.add(criterion.batch_evidence(self.state.model, self.state.groups))
 
         return collect
 
@@ -120,7 +131,7 @@ class Trainer:
             group["lr"] = rate
         return rate
 
-    def _update(self, result: StepLoss, rate: float) -> None:
+    def _update(self, result: StepLoss, rate: float, preparation: Preparation | None) -> None:
         """The optimizer's step, or the count of a skipped one."""
         optimizer, scaler = self.state.optimizer, self.runtime.scaler
         if scaler is not None:
@@ -132,6 +143,8 @@ class Trainer:
         else:
             self.state.counters.skipped += 1
             self._skipped_in_a_row += 1
+        if preparation is not None:
+            preparation.before_step_(self.state.counters.step, self.state.model, self.state.groups)
         if scaler is not None:
             scaler.step(optimizer)  # skips by itself where the gradient is not finite
             scaler.update()

@@ -74,6 +74,30 @@ def learning_rate_factor(step: int, num_steps: int, options: ScheduleOptions, *,
     return 1.0
 
 
+def require_cuttable_state(options: OptimizerOptions) -> None:
+    """One trial step: an optimizer whose state cannot follow a cut is refused before any training.
+
+    Raises:
+        RecipeError: If its state has another shape than the parameter, or it cannot step on a dense gradient at all.
+    """
+    trial = nn.Conv2d(4, 6, 3)
+    for weight in trial.parameters():
+        weight.grad = torch.ones_like(weight)
+    optimizer = build_optimizer(trial, options)
+    wanted = "use an optimizer that keeps state of the parameter's shape, such as SGD or AdamW"
+    try:
+        optimizer.step()
+    except (RuntimeError, TypeError) as error:
+        raise RecipeError(f"torch.optim.{options.name} cannot step in this loop ({error}); {wanted}") from error
+    for parameter, state in optimizer.state.items():
+        for key, value in state.items():
+            if isinstance(value, torch.Tensor) and value.numel() > 1 and value.shape != parameter.shape:
+                raise RecipeError(
+                    f"torch.optim.{options.name} keeps {key!r} of a parameter of shape {tuple(parameter.shape)} as "
+                    f"{tuple(value.shape)}, which cannot be cut with its channels; {wanted}"
+                )
+
+
 def build_optimizer(model: nn.Module, options: OptimizerOptions) -> torch.optim.Optimizer:
     """The optimizer over the trainable parameters, one-dimensional ones in a group without decay.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Literal
 
 from adasap.errors import RecipeError
 from adasap.pruning import PruningOptions
@@ -39,6 +40,10 @@ class TrainingOptions:
     def __post_init__(self) -> None:
         if min(self.batch_size, self.checkpoint_every, self.max_skipped) < 1:
             raise RecipeError("batch_size, checkpoint_every and max_skipped must be at least 1")
+        if self.clip_norm is not None and not self.clip_norm > 0:
+            raise RecipeError(f"clip_norm is {self.clip_norm}; give a number above 0, or leave it out")
+        if self.num_workers < 0:
+            raise RecipeError(f"num_workers is {self.num_workers}; give 0 or more processes")
         if self.average_decay is not None and not 0 < self.average_decay < 1:
             raise RecipeError(f"average_decay is {self.average_decay}; give a number between 0 and 1, such as 0.999")
 
@@ -51,8 +56,23 @@ class PhaseOptions:
     sharpness: SharpnessOptions = field(default_factory=SharpnessOptions)
 
     def __post_init__(self) -> None:
-        if self.epochs < 0:
+        if not self.epochs >= 0:
             raise RecipeError(f"epochs is {self.epochs}; give 0 or more")
+
+
+@dataclass(frozen=True)
+class FinalSharpnessOptions(SharpnessOptions):
+    """As `SharpnessOptions`, but uniform unless it says otherwise."""
+
+    kind: Literal["adaptive", "uniform", "plain"] = "uniform"
+
+
+@dataclass(frozen=True)
+class FineTuneOptions(PhaseOptions):
+    """Step 3: how long, and with which uniform radius."""
+
+    epochs: float = 3.0
+    sharpness: FinalSharpnessOptions = field(default_factory=FinalSharpnessOptions)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,6 +91,4 @@ class Compression:
     training: TrainingOptions = field(default_factory=TrainingOptions)
     warm_up: PhaseOptions = field(default_factory=lambda: PhaseOptions(epochs=1.0))
     pruning: PruningOptions = field(default_factory=PruningOptions)
-    fine_tune: PhaseOptions = field(
-        default_factory=lambda: PhaseOptions(epochs=3.0, sharpness=SharpnessOptions(kind="uniform"))
-    )
+    fine_tune: FineTuneOptions = field(default_factory=FineTuneOptions)

@@ -29,7 +29,7 @@ class SharpnessOptions:
         rho: The radius of `uniform`.
         rho_min: Radius of the most important channel.
         rho_max: Radius of the least important one.
-        radius_score: The criterion psi that radii are made from; it may not need gradients.
+        radius_score: The criterion psi that radii are made from; it may need nothing but the weights.
         extremes: Over which channels the scores' extremes are taken.
         refresh: Steps between refreshed radii.
         perturbation: Geometry, scope, weighting, rescale, norms.
@@ -49,8 +49,9 @@ class SharpnessOptions:
             raise RecipeError(f"rho_min {self.rho_min} and rho_max {self.rho_max}: wanted 0 <= rho_min <= rho_max")
         if self.rho < 0 or self.refresh < 1:
             raise RecipeError(f"rho is {self.rho} and refresh {self.refresh}: wanted rho >= 0 and refresh >= 1")
-        if self.kind == "adaptive" and build_criterion(self.radius_score).needs:
-            raise RecipeError(f"radius_score {self.radius_score!r} needs gradients; use l2, l1 or norm_scale")
+        needs = build_criterion(self.radius_score).needs if self.kind == "adaptive" else ()
+        if needs:
+            raise RecipeError(f"radius_score {self.radius_score!r} needs {min(needs)}; use l2, l1 or norm_scale")
 
     @property
     def passes(self) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
@@ -77,8 +78,9 @@ def ignore(record: Record) -> None:
 
 
 def as_dict(record: Record) -> dict[str, Any]:
-    """The record's fields with its kind first."""
-    return {"kind": record.kind, **asdict(record)}
+    """The record's fields with its kind first; numbers that are not finite, which JSON does not know, as None."""
+    fields = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in asdict(record).items()}
+    return {"kind": record.kind, **fields}
 
 
 class RecordFile:

@@ -7,9 +7,9 @@ through in a fresh run and in a resumed one.
 from __future__ import annotations
 
 import copy
+import math
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,49 +17,35 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from adasap.criteria import Evidence, build_criterion, validate_criterion
-from adasap.data import Augmentation, ImageSet, TrainingStream
-from adasap.errors import CheckpointError, RecipeError, TrainingError
-from adasap.groups import ChannelGroup, Scores, cut_matches_mask, fingerprint, trace_groups, widths
+from adasap.criteria import Criterion, Evidence, GatheringCriterion, build_criterion, validate_criterion
+from adasap.data import TrainingStream
+from adasap.errors import CheckpointError, RecipeError
+from adasap.groups import ChannelGroup, Scores, trace_groups, widths
 from adasap.pruning import (
     Budget,
     PruningPlan,
     apply_plan_,
     build_cost,
+    build_preparation,
+    ranking_classes,
     select_channels,
+    solve_knapsack,
 )
-from adasap.robustness import Suite, SuiteResult, evaluate_suite
+from adasap.robustness import SuiteResult, evaluate_suite
 from adasap.sharpness import recalibrate_
 from adasap.tasks import Task
+from adasap.training.data import Data
 from adasap.training.folder import RunFolder
+from adasap.training.identity import identity
 from adasap.training.loop import Trainer
-from adasap.training.optimizer import build_optimizer
+from adasap.training.optimizer import build_optimizer, require_cuttable_state
 from adasap.training.options import Compression
 from adasap.training.perturber import Perturber
+from adasap.training.proof import prove_cut
 from adasap.training.records import Observer, PhaseRecord, PruneRecord, Record, StageRecord
 from adasap.training.runtime import Runtime
 from adasap.training.state import TrainingState
 from adasap.training.timetable import Event, Timetable
-
-MAX_MASK_ERROR = 1e-3
-"""Largest relative float32 difference between a cut model and the masked one that is taken for rounding."""
-
-
-@dataclass(frozen=True)
-class Data:
-    """What a run trains and is measured on.
-
-    Attributes:
-        train: Labelled images.
-        suites: What is evaluated after each stage; the first is the clean test set.
-        example_inputs: One preprocessed image, float [1, C, H, W], for tracing and counting.
-        augmentation: Applied to training images only.
-    """
-
-    train: ImageSet
-    suites: Sequence[Suite]
-    example_inputs: Tensor
-    augmentation: Augmentation = Augmentation()  # noqa: RUF009 - frozen
 
 
 class CompressionRun:
@@ -93,10 +79,13 @@ class CompressionRun:
         self.criterion = build_criterion(config.pruning.criterion, **config.pruning.criterion_options)
         self.dense_groups = trace_groups(model, data.example_inputs, keep=config.pruning.keep)
         self.cost = build_cost(config.pruning.budget, model, self.dense_groups, data.example_inputs)
+        self.classes = ranking_classes(config.pruning.ranking, model, self.dense_groups)
         self.timetable = Timetable.of(config, self.stream.steps_per_epoch, self.cost)
-        self._check_feasible(model)
+        self.preparation = build_preparation(config.pruning.prepare, model, self.dense_groups, self._select_last)
         self.dense_model = copy.deepcopy(model)
+        self._check_feasible(model)
         self.state = self._open_state(model)
+        self._try_gathering()
         self.stages = self.folder.stages
         if self.runtime.is_main:
             self.folder.open_for_writing()
@@ -121,11 +110,12 @@ class CompressionRun:
         self._observe(PhaseRecord(counters.step, phase, until, self.timetable.num_steps))
         sharpness = (self.config.fine_tune if phase == "fine-tuning" else self.config.warm_up).sharpness
         perturber = Perturber(sharpness)
-        criterion = self.criterion if counters.events < len(self.timetable.events) else None
+        to_come = counters.events < len(self.timetable.events)
+        criterion, preparation = (self.criterion, self.preparation) if to_come else (None, None)
         for batch in self.stream.iterate(counters.step):
-            self.trainer.step(batch, phase, perturber, criterion)
+            self.trainer.step(batch, phase, perturber, criterion, preparation)
             due = counters.step % self.config.training.checkpoint_every == 0
-            if due and counters.step % sharpness.refresh == 0:
+            if due and counters.step % math.lcm(sharpness.refresh, self.config.pruning.prepare.interval) == 0:
                 self.checkpoint()
             if counters.step >= until:
                 return
@@ -136,14 +126,13 @@ class CompressionRun:
             return
         started = time.perf_counter()
         state, model = self.state, self.state.model
+        state.require_finite()
         self._agree()
-        evidence = state.evidence.mean() if self.criterion.needs else None
-        scores = self.criterion.score(model, state.groups, evidence)
-        plan = self.select(state.groups, scores, event.limit)
+        plan = self.select(state.groups, self.score(), event.limit)
         before, groups = copy.deepcopy(model), state.groups
         averaged = [] if state.averaged is None else [state.averaged]
         state.groups = apply_plan_(model, groups, plan, optimizer=state.optimizer, companions=averaged)
-        mask_error = self._check(before, groups, plan)
+        mask_error = prove_cut(before, state, groups, plan, self._probe())
         state.plan = state.plan.then(plan)
         state.evidence.reset()
         state.counters.events = event.number
@@ -167,16 +156,39 @@ class CompressionRun:
         )
         self.checkpoint()
 
+    def score(self) -> Scores:
+        """How much every channel matters now, from the weights and what the criterion needs beside them."""
+        evidence: Scores | None = None
+        if "gradients" in self.criterion.needs:
+            evidence = self.state.evidence.mean()
+        elif "batches" in self.criterion.needs:
+            evidence = self.gather(self.criterion)
+        return self.criterion.score(self.state.model, self.state.groups, evidence)
+
+    def gather(self, criterion: Criterion, num_batches: int | None = None) -> Scores:
+        """What the criterion sees on the first batches of the run, the same on every rank."""
+        assert isinstance(criterion, GatheringCriterion)
+        batches = self.first_batches(num_batches or criterion.num_batches)
+        evidence = Evidence()
+        evidence.add(criterion.gather(self.state.model, self.state.groups, batches, self.task.loss))
+        if self.runtime.world_size > 1:
+            evidence.reduce(self.runtime.average)
+        return evidence.mean()
+
     def select(self, groups: Sequence[ChannelGroup], scores: Scores, limit: float) -> PruningPlan:
-        """What stays under a limit, by the floors and multiples of the recipe."""
-        budget = Budget(self.cost, limit=limit)
+        """What stays under a limit, by the selection, floors and multiples of the recipe."""
+        budget, options = Budget(self.cost, limit=limit), self.config.pruning
+        floors, step = options.floors(self.dense_groups), options.multiple_of
+        if options.selection == "knapsack":
+            return solve_knapsack(groups, scores, budget, floors=floors, multiple_of=step).plan
+        dense = widths(self.dense_groups)
         return select_channels(
-            groups,
-            scores,
-            budget,
-            floors=self.config.pruning.floors(self.dense_groups),
-            multiple_of=self.config.pruning.multiple_of,
+            groups, scores, budget, floors=floors, multiple_of=step, classes=self.classes, dense=dense
         )
+
+    def _select_last(self, groups: Sequence[ChannelGroup], scores: Scores) -> PruningPlan:
+        """What would stay if the last event came now."""
+        return self.select(groups, scores, self.timetable.events[-1].limit)
 
     def recalibrate(self) -> None:
         """Re-estimates norm statistics on the first batches of the run, the same on every rank."""
@@ -251,23 +263,38 @@ class CompressionRun:
     def _check_feasible(self, model: nn.Module) -> None:
         """What cannot work fails here, before the first step."""
         validate_criterion(self.criterion, model, self.dense_groups)
+        require_cuttable_state(self.config.training.optimizer)
         events = self.timetable.events
-        if self.criterion.needs and events[0].step == 0:
+        if "gradients" in self.criterion.needs and events[0].step == 0:
             raise RecipeError(
                 f"criterion {self.config.pruning.criterion!r} needs gradients, but the first pruning event comes "
                 "before any step; give warm_up.epochs above 0, or a criterion of the weights such as l2"
             )
         equal = {group.name: torch.ones(group.num_channels) for group in self.dense_groups}
-        self.select(self.dense_groups, equal, events[-1].limit)
+        self._select_last(self.dense_groups, equal)
+
+    def _try_gathering(self) -> None:
+        """A criterion that cannot look at this model says so on one batch, before the first step."""
+        if "batches" not in self.criterion.needs or self.state.counters.step > 0:
+            return
+        try:
+            self.gather(self.criterion, num_batches=1)
+        except (RuntimeError, ValueError) as error:
+            raise RecipeError(
+                f"criterion {self.config.pruning.criterion!r} cannot look at this model: {error}; "
+                "use one that needs gradients or weights alone, such as taylor or l2"
+            ) from error
 
     def _open_state(self, model: nn.Module) -> TrainingState:
         saved = self.folder.saved
         groups: Sequence[ChannelGroup] = self.dense_groups
         plan = PruningPlan.of(groups)
         if saved is not None:
-            if saved[1]["identity"] != self._identity():
+            identity = self._identity()
+            other = [key for key in identity if saved[1]["identity"].get(key) != identity[key]]
+            if other:
                 raise CheckpointError(
-                    f"{self.folder.path} belongs to another recipe or model; "
+                    f"{self.folder.path} belongs to another recipe or model (another {', '.join(other)}); "
                     "give the recipe it was begun with, or a new folder"
                 )
             plan = PruningPlan.from_json(saved[1]["plan"])
@@ -284,18 +311,6 @@ class CompressionRun:
                 self.runtime.scaler.load_state_dict(saved[1]["scaler"])
         return state
 
-    def _identity(self) -> dict[str, Any]:
-        """What must not change between a run and its resumption."""
-        config = self.config
-        phases = (config.warm_up, config.fine_tune)
-        training = config.training
-        return {
-            "groups": fingerprint(self.dense_groups),
-            "options": repr((config.seed, training.batch_size, training.optimizer, training.schedule, phases)),
-            "pruning": repr(config.pruning),
-            "num_images": len(self.data.train),
-        }
-
     # Small helpers
 
     def _agree(self) -> None:
@@ -304,21 +319,18 @@ class CompressionRun:
         if self.runtime.world_size > 1 and self.state.evidence.count:
             self.state.evidence.reduce(self.runtime.average)
 
+    def _identity(self) -> dict[str, Any]:
+        return identity(self.config, self.dense_groups, self.dense_model, self.task, self.data)
+
+    def _probe(self) -> Tensor:
+        """Eight random images, the same at every event, on the run's device."""
+        inputs = self.data.example_inputs.expand(8, *self.data.example_inputs.shape[1:]).to(self.runtime.device)
+        generator = torch.Generator().manual_seed(self.config.seed)
+        return inputs + torch.randn(inputs.shape, generator=generator).to(inputs)
+
     def _observe(self, record: Record) -> None:
         for watcher in self._watchers:
             watcher(record)
-
-    def _check(self, before: nn.Module, groups: Sequence[ChannelGroup], plan: PruningPlan) -> float:
-        inputs = self.data.example_inputs.expand(8, *self.data.example_inputs.shape[1:]).to(self.runtime.device)
-        generator = torch.Generator().manual_seed(self.config.seed)
-        inputs = inputs + torch.randn(inputs.shape, generator=generator).to(inputs)
-        error = cut_matches_mask(before, self.state.model, groups, plan.kept, inputs)
-        if not error <= MAX_MASK_ERROR:
-            raise TrainingError(
-                f"the cut model differs from the masked one by {error:.2g} of its output (allowed {MAX_MASK_ERROR:g}): "
-                "a layer was not followed rightly; list its module in pruning.keep and report the model"
-            )
-        return error
 
 
 def _average_of(model: nn.Module, decay: float) -> AveragedModel:

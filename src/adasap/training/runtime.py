@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager
+import os
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -14,6 +16,11 @@ from torch import Tensor, nn
 from adasap.errors import RecipeError
 
 Precision = Literal["float32", "bf16", "fp16"]
+
+
+def is_main_process() -> bool:
+    """Whether this process writes and prints, also before a `Runtime` is opened; launchers number their processes."""
+    return int(os.environ.get("RANK", "0")) == 0
 
 
 @dataclass(frozen=True)
@@ -66,6 +73,11 @@ class Runtime:
         scaler: torch.amp.GradScaler | None = self.accelerator.scaler
         return scaler
 
+    @property
+    def loss_scale(self) -> float:
+        """What fp16 multiplies the loss with, else 1."""
+        return 1.0 if self.scaler is None else float(self.scaler.get_scale())
+
     def autocast(self) -> AbstractContextManager[Any]:
         """Mixed precision for the forward pass."""
         context: AbstractContextManager[Any] = self.accelerator.autocast()
@@ -74,6 +86,10 @@ class Runtime:
     def backward(self, loss: Tensor) -> None:
         """Backward of the (scaled) loss."""
         self.accelerator.backward(loss)
+
+    def unscaled_gradients(self, model: nn.Module) -> AbstractContextManager[None]:
+        """Gradients without the loss scale of fp16 while it lasts; the scaled ones come back untouched."""
+        return nullcontext() if self.scaler is None else without_scale(model, self.loss_scale)
 
     def place(self, model: nn.Module) -> nn.Module:
         """The model on the device and in the layout of this run; parameters stay the same objects."""
@@ -102,3 +118,26 @@ class Runtime:
     def wait(self) -> None:
         """Until every rank is here."""
         self.accelerator.wait_for_everyone()
+
+
+@contextmanager
+def without_scale(model: nn.Module, scale: float) -> Iterator[None]:
+    """Other gradient tensors, divided by the scale, lie in `.grad` while it lasts.
+
+    Example:
+        >>> layer = nn.Linear(1, 1, bias=False)
+        >>> layer.weight.grad = torch.tensor([[8.0]])
+        >>> with without_scale(layer, 4.0):
+        ...     layer.weight.grad
+        tensor([[2.]])
+        >>> layer.weight.grad
+        tensor([[8.]])
+    """
+    scaled = {parameter: parameter.grad for parameter in model.parameters() if parameter.grad is not None}
+    try:
+        for parameter, gradient in scaled.items():
+            parameter.grad = gradient / scale
+        yield
+    finally:
+        for parameter, gradient in scaled.items():
+            parameter.grad = gradient

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
 from adasap.criteria import Evidence
-from adasap.errors import CheckpointError
+from adasap.errors import CheckpointError, TrainingError
 from adasap.groups import ChannelGroup
 from adasap.pruning import PruningPlan
 
@@ -47,6 +47,19 @@ class TrainingState:
     evidence: Evidence
     averaged: AveragedModel | None = None
     counters: Counters = field(default_factory=Counters)
+
+    def divergence(self, sign: str) -> TrainingError:
+        """The error to raise where training went off to infinity, and by which sign it was noticed."""
+        return TrainingError(
+            f"training has diverged: {sign} after step {self.counters.step} (learning rate "
+            f"{self.optimizer.param_groups[0]['lr']:.3g}); lower training.optimizer.learning_rate or rho"
+        )
+
+    def require_finite(self) -> None:
+        """Raises the error of `divergence` if a weight is not finite."""
+        weights = [p.detach() for p in self.model.parameters()]
+        if not bool(torch.stack(torch._foreach_norm(weights)).isfinite().all()):
+            raise self.divergence("weights are not finite")
 
     def tensors(self) -> dict[str, Tensor]:
         """Every tensor under a name with its owner as prefix; no copies."""

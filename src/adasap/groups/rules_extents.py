@@ -1,0 +1,114 @@
+"""Rules of operators that fix how long a channel axis is: views, parts, slices."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from adasap.groups.labels import LabelBook, compact, squeezed, varying
+from adasap.groups.rules import Call, Result, TensorRef, rule
+from adasap.groups.rules_movement import execute
+
+
+@rule("view", "reshape", "_unsafe_view", "flatten", "unflatten", "view_as", "reshape_as")
+def reshaped(call: Call) -> Result:
+    """Moves data; the factors of a channel axis wait for `settle_factors`."""
+    labels = call.labels(call["self"])
+    result = compact(labels.reshape(call.shape))
+    factors = varying(result)
+    if len(varying(labels)) == 1 and len(factors) > 1:
+        call.notes.factors.append(squeezed(result).squeeze())
+    for dim in factors:
+        call.note_extent(result, dim)
+    return result
+
+
+def settle_factors(book: LabelBook, factors: Sequence[Tensor]) -> None:
+    """Tie what must go together where a view made one channel axis into several, as C into (parts, C / parts).
+
+    What is left after a cut must fill a box again, so a unit takes a whole slice across one of the axes. That is the
+    last axis whose channels are not one already: the last factor for shuffles and gates, the heads for attention,
+    whose products make each head one. Clear cases go first, as they may decide others.
+    """
+    pending = list(factors)
+    while pending:
+        roots = book.roots()
+        open_axes = [_open_axes(roots[labels.clamp(min=0)]) for labels in pending]
+        place = next((i for i, axes in enumerate(open_axes) if len(axes) < 2), 0)
+        labels, axes = pending.pop(place), open_axes[place]
+        for dim in set(range(labels.dim())) - set(axes[-1:]):
+            book.unite(labels.narrow(dim, 0, 1), labels)
+
+
+def _open_axes(labels: Tensor) -> list[int]:
+    """The axes along which labels differ."""
+    return [dim for dim in range(labels.dim()) if not bool((labels == labels.narrow(dim, 0, 1)).all())]
+
+
+@rule("chunk", "split", "split_with_sizes", "tensor_split")
+def parts(call: Call) -> Result:
+    """Moves data; equal parts of a channel axis are tied: a unit takes one channel from every part."""
+    labels, dim = call.labels(call["self"]), call["dim"]
+    result = execute(call)
+    if dim % labels.dim() in varying(labels):
+        call.note_bounds(labels, dim)
+        if len({part.shape for part in result}) == 1:
+            for part in result[1:]:
+                call.book.unite(result[0], part)
+        for part in (*result, labels):
+            call.note_extent(part, dim)
+    return result
+
+
+@rule("slice", "narrow", "select", "index_select", "take_along_dim")
+def bounded(call: Call) -> Result:
+    """Moves data between fixed bounds; whether these still fit after a cut is tried later."""
+    if isinstance(call["self"], TensorRef) and call.shape == call["self"].shape:
+        return call["self"]
+    labels, dim = call.labels(call["self"]), call["dim"]
+    if isinstance(call.arguments.get("index"), Tensor | TensorRef):
+        return call.freeze_all(f"{call.where} has no rule")
+    call.note_bounds(labels, dim)
+    result = execute(call)
+    if call.node.target is torch.ops.aten.slice.Tensor:
+        call.note_extent(result, dim)
+        if call["start"]:
+            call.note_extent(labels.narrow(dim, 0, call["start"] % labels.shape[dim]), dim)
+    return result
+
+
+@rule("index")
+def index(call: Call) -> Result:
+    """Picks entries by tables of positions: along axes without channels the labels do not change."""
+    picks = [(dim, pick) for dim, pick in enumerate(call["indices"]) if pick is not None]
+    labels = _labels_beside(call, call["self"], {dim for dim, _ in picks})
+    computed = any(isinstance(pick, Tensor) and not _is_of_buffers(call.book, pick) for _, pick in picks)
+    if computed or varying(labels) & {dim for dim, _ in picks}:
+        return call.freeze_all(f"{call.where} picks channels by number")
+    indices: list[Tensor | slice] = [slice(None)] * labels.dim()
+    for dim, pick in picks:
+        indices[dim] = torch.zeros(tuple(pick.shape), dtype=torch.int64)
+    return compact(labels[tuple(indices)]).expand(call.shape)
+
+
+def _is_of_buffers(book: LabelBook, labels: Tensor) -> bool:
+    """Whether a table of positions was made from buffers or constants, not from channels."""
+    small = squeezed(labels)
+    tables = [axis for axis in book.axes.values() if axis.role == "statistic"]
+    known = small == 0
+    for axis in tables if not bool(known.all()) else ():
+        known = known | ((small >= axis.start) & (small < axis.start + axis.size))
+    return bool(known.all())
+
+
+def _labels_beside(call: Call, value: Tensor | TensorRef, dims: set[int]) -> Tensor:
+    """Labels of a tensor; of a parameter, along its last long axis that is not picked from."""
+    if isinstance(value, Tensor):
+        return value
+    free = [dim for dim, size in enumerate(value.shape) if size > 1 and dim not in dims]
+    if not free:
+        return torch.zeros(value.shape, dtype=torch.int64)
+    view = [-1 if dim == free[-1] else 1 for dim in range(len(value.shape))]
+    return call.axis(value, free[-1]).view(view).expand(value.shape)
