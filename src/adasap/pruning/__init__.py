@@ -18,6 +18,7 @@ from adasap.pruning.schedule import (
     event_steps,
 )
 from adasap.pruning.select import select_channels
+from adasap.pruning.selection import Selection
 from adasap.pruning.surgery import apply_plan_
 
 __all__ = [
@@ -37,6 +38,7 @@ __all__ = [
     "PruningPlan",
     "PruningSchedule",
     "Ranking",
+    "Selection",
     "apply_plan_",
     "build_cost",
     "build_preparation",
