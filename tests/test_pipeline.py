@@ -347,6 +347,16 @@ def test_an_optimizer_that_cannot_follow_a_cut_is_refused_before_training(
     assert records == []
 
 
+def test_a_knapsack_meets_the_budget_of_a_run(tiny_recipe: TinyRecipe) -> None:
+    records: list[Record] = []
+    result = compress(tiny_recipe(pruning={"selection": "knapsack", "criterion": "taylor"}), records=records)
+    events = [record for record in records if isinstance(record, PruneRecord)]
+    assert all(0.9 * event.cost_limit < event.cost <= event.cost_limit for event in events)
+    assert result.plan.widths() != compress(tiny_recipe(pruning={"criterion": "taylor"})).plan.widths()
+    with pytest.raises(RecipeError, match="has no part in it"):
+        parse_recipe(tiny_recipe(pruning={"selection": "knapsack", "ranking": "uniform"}))
+
+
 def test_a_budget_above_the_dense_model_is_refused(tiny_recipe: TinyRecipe) -> None:
     with pytest.raises(BudgetError, match="above the dense model's"):
         compress(tiny_recipe(pruning={"budget": {"macs": 1e12}}))

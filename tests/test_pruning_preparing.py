@@ -138,7 +138,7 @@ def test_channels_have_all_but_vanished_when_they_are_cut(tiny_recipe: TinyRecip
         run = CompressionRun(model, open_task(recipe), open_data(recipe), recipe, folder=None, observe=ignore)
         run.train("warm-up", until=run.timetable.warm_up_end)
         scores = score("l1", run.state.model, run.dense_groups)
-        plan = run.select(run.dense_groups, scores, run.timetable.events[-1].limit)
+        plan = run.selection.plan(run.dense_groups, scores, run.timetable.events[-1].limit)
         gone = [scores[name][~torch.isin(torch.arange(len(scores[name])), kept)] for name, kept in plan.kept.items()]
         return float(torch.cat(gone).mean())
 

@@ -2,6 +2,7 @@
 
 from adasap.pruning.budget import Budget
 from adasap.pruning.cost import CostModel, Parameters
+from adasap.pruning.knapsack import KnapsackSolution, solve_knapsack
 from adasap.pruning.macs import MACs
 from adasap.pruning.options import BudgetOptions, PruningOptions, build_cost
 from adasap.pruning.plan import PruningPlan
@@ -17,6 +18,7 @@ from adasap.pruning.schedule import (
     event_steps,
 )
 from adasap.pruning.select import select_channels
+from adasap.pruning.selection import Selection
 from adasap.pruning.surgery import apply_plan_
 
 __all__ = [
@@ -25,6 +27,7 @@ __all__ = [
     "CostModel",
     "CubicSchedule",
     "ExponentialSchedule",
+    "KnapsackSolution",
     "LinearSchedule",
     "MACs",
     "OneShotSchedule",
@@ -35,6 +38,7 @@ __all__ = [
     "PruningPlan",
     "PruningSchedule",
     "Ranking",
+    "Selection",
     "apply_plan_",
     "build_cost",
     "build_preparation",
@@ -42,4 +46,5 @@ __all__ = [
     "event_steps",
     "ranking_classes",
     "select_channels",
+    "solve_knapsack",
 ]

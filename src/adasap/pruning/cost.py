@@ -25,8 +25,15 @@ class CostModel(Protocol):
         """The cost of the model this was built on."""
         ...
 
-    def total(self, widths: Mapping[str, int]) -> float:
-        """The cost at these widths (group name -> channels); a group that is not named is whole."""
+    def total(self, widths: Mapping[str, float]) -> float:
+        """The cost at these widths (group name -> channels); a group that is not named is whole.
+
+        Widths between whole numbers are allowed, and cost what lies between.
+        """
+        ...
+
+    def along(self, widths: Mapping[str, float], group: str, choices: Sequence[int]) -> Tensor:
+        """The costs where one group takes each of these widths and the others stay, float64 [choices]."""
         ...
 
 
@@ -48,9 +55,14 @@ class Parameters:
         self._sum = WidthPolynomial(groups, [Term(1, name, shape) for name, shape in shapes.items()])
         self.dense = int(self._sum.at({}))
 
-    def total(self, widths: Mapping[str, int]) -> int:
+    def total(self, widths: Mapping[str, float]) -> float:
         """Parameters at these widths (group name -> channels); a group that is not named is whole."""
-        return int(self._sum.at(widths))
+        total = self._sum.at(widths)
+        return int(total) if total.is_integer() else total
+
+    def along(self, widths: Mapping[str, float], group: str, choices: Sequence[int]) -> Tensor:
+        """The costs where one group takes each of these widths and the others stay, float64 [choices]."""
+        return self._sum.along(widths, group, choices)
 
 
 @dataclass(frozen=True)
@@ -102,17 +114,29 @@ class WidthPolynomial:
         self._coefficients = torch.tensor(coefficients, dtype=torch.float64)
         self._factors = torch.tensor(padded, dtype=torch.int64).view(len(padded), longest)
 
-    def at(self, widths: Mapping[str, int]) -> float:
+    def at(self, widths: Mapping[str, float]) -> float:
         """The sum at these widths; groups that are not named are whole.
 
         Raises:
             ValueError: For a name that is no group.
         """
+        return float(self._at(self._vector(widths).unsqueeze(0)))
+
+    def along(self, widths: Mapping[str, float], group: str, choices: Sequence[int]) -> Tensor:
+        """The sums where one group takes each of these widths and the others stay, float64 [choices]."""
+        vectors = self._vector(widths).repeat(len(choices), 1)
+        vectors[:, list(self._whole).index(group)] = torch.tensor(choices, dtype=torch.float64)
+        return self._at(vectors)
+
+    def _vector(self, widths: Mapping[str, float]) -> Tensor:
         if unknown := widths.keys() - self._whole.keys():
             raise ValueError(f"no channel group is called {min(unknown)!r}: the cost was built on other groups")
-        vector = torch.tensor([widths.get(n, whole) for n, whole in self._whole.items()], dtype=torch.float64)
-        sizes = self._matrix @ vector + self._fixed
-        return float((self._coefficients * sizes[self._factors].prod(1)).sum()) + self._constant
+        return torch.tensor([widths.get(n, whole) for n, whole in self._whole.items()], dtype=torch.float64)
+
+    def _at(self, vectors: Tensor) -> Tensor:
+        """float64 [n, groups] -> [n]."""
+        sizes = vectors @ self._matrix.T + self._fixed
+        return (self._coefficients * sizes[:, self._factors].prod(2)).sum(1) + self._constant
 
 
 def _owned_per_channel(groups: Sequence[ChannelGroup]) -> dict[tuple[str, int], dict[str, int]]:

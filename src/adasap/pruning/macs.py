@@ -72,9 +72,13 @@ class MACs:
         self._sum = WidthPolynomial(groups, terms, constant=sum(self.constant_operators.values()))
         self.dense = self.total({})
 
-    def total(self, widths: Mapping[str, int]) -> float:
+    def total(self, widths: Mapping[str, float]) -> float:
         """MACs per image at these widths (group name -> channels); a group that is not named is whole."""
         return self._sum.at(widths)
+
+    def along(self, widths: Mapping[str, float], group: str, choices: Sequence[int]) -> Tensor:
+        """The costs where one group takes each of these widths and the others stay, float64 [choices]."""
+        return self._sum.along(widths, group, choices)
 
 
 class _Calls:

@@ -66,6 +66,8 @@ class PruningOptions:
         criterion_options: Arguments of the criterion.
         ranking: Over which channels the scores are compared: those of the whole model (`global`), of each group
             (`uniform`), or of each class of groups that are built alike (`isomorphic`).
+        selection: `ranking` removes the lowest scores until the budget is met; `knapsack` keeps the widths whose
+            summed importance is largest within it.
         budget: What may be left at the end.
         prepare: What is done to the channels that are to go before they go.
         schedule: How the kept cost falls from event to event.
@@ -82,6 +84,7 @@ class PruningOptions:
     criterion: str = "l2"
     criterion_options: dict[str, Any] = field(default_factory=dict)
     ranking: Ranking = "global"
+    selection: Literal["ranking", "knapsack"] = "ranking"
     budget: BudgetOptions = field(default_factory=lambda: BudgetOptions(parameters=0.5))
     prepare: PreparingOptions = field(default_factory=PreparingOptions)
     schedule: Literal["exponential", "cubic", "linear", "one_shot"] = "exponential"
@@ -100,6 +103,11 @@ class PruningOptions:
             )
         if self.recalibration_batches < 0:
             raise RecipeError(f"pruning.recalibration_batches is {self.recalibration_batches}; give 0 or more")
+        if self.selection == "knapsack" and self.ranking != "global":
+            raise RecipeError(
+                f"pruning.selection knapsack weighs all groups together, so pruning.ranking {self.ranking!r} has no "
+                "part in it; leave ranking out, or take selection `ranking`"
+            )
         if not 0 <= self.min_kept <= 1:
             raise RecipeError(f"pruning.min_kept is {self.min_kept}; give a fraction from 0 to 1")
 

@@ -51,8 +51,8 @@ def select_channels(
         ValueError: If scores are missing, not finite or of the wrong length, or an option is out of range.
     """
     candidates = prunable(groups)
-    least = _least_widths(candidates, min_channels, multiple_of, floors or {})
-    ranked = [_rank(group, _checked(scores, group), least[group.name], multiple_of) for group in candidates]
+    least = least_widths(candidates, min_channels, multiple_of, floors or {})
+    ranked = [_rank(group, checked_scores(scores, group), least[group.name], multiple_of) for group in candidates]
     ranking = _merge(ranked if classes is None else _by_fraction(candidates, ranked, classes, dense or {}))
     present = widths(groups)
 
@@ -106,7 +106,7 @@ class _Ranking:
         return counts
 
 
-def _least_widths(
+def least_widths(
     groups: Sequence[ChannelGroup], min_channels: int, multiple_of: int, floors: Mapping[str, int]
 ) -> dict[str, int]:
     if min_channels < 1 or multiple_of < 1:
@@ -116,7 +116,7 @@ def _least_widths(
     return {g.name: min(g.num_channels, max(min_channels, floors.get(g.name, 1))) for g in groups}
 
 
-def _checked(scores: Scores, group: ChannelGroup) -> Tensor:
+def checked_scores(scores: Scores, group: ChannelGroup) -> Tensor:
     if group.name not in scores:
         raise ValueError(f"no scores for group {group.name!r}, which can be pruned: score all groups of the model")
     values = scores[group.name].detach().to("cpu", torch.float64)

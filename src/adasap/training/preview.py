@@ -16,7 +16,7 @@ def first_plan(run: CompressionRun) -> tuple[PruningPlan, float]:
     A criterion that needs gradients gets those of the first batch.
     """
     seconds = _measure_plain_step(run)
-    return run.select(run.dense_groups, run.score(), run.timetable.events[-1].limit), seconds
+    return run.selection.plan(run.dense_groups, run.score(), run.timetable.events[-1].limit), seconds
 
 
 def _measure_plain_step(run: CompressionRun) -> float:

@@ -15,21 +15,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from adasap.criteria import Criterion, Evidence, GatheringCriterion, build_criterion, validate_criterion
 from adasap.data import TrainingStream
-from adasap.errors import CheckpointError, RecipeError
+from adasap.errors import RecipeError
 from adasap.groups import ChannelGroup, Scores, trace_groups, widths
-from adasap.pruning import (
-    Budget,
-    PruningPlan,
-    apply_plan_,
-    build_cost,
-    build_preparation,
-    ranking_classes,
-    select_channels,
-)
+from adasap.pruning import PruningPlan, Selection, apply_plan_, build_preparation
 from adasap.robustness import SuiteResult, evaluate_suite
 from adasap.sharpness import recalibrate_
 from adasap.tasks import Task
@@ -37,13 +28,13 @@ from adasap.training.data import Data
 from adasap.training.folder import RunFolder
 from adasap.training.identity import identity
 from adasap.training.loop import Trainer
-from adasap.training.optimizer import build_optimizer, require_cuttable_state
+from adasap.training.opening import open_state, require_same_run
+from adasap.training.optimizer import require_cuttable_state
 from adasap.training.options import Compression
 from adasap.training.perturber import Perturber
 from adasap.training.proof import prove_cut
 from adasap.training.records import Observer, PhaseRecord, PruneRecord, Record, StageRecord
 from adasap.training.runtime import Runtime
-from adasap.training.state import TrainingState
 from adasap.training.timetable import Event, Timetable
 
 
@@ -77,13 +68,14 @@ class CompressionRun:
         self.stream = self._open_stream()
         self.criterion = build_criterion(config.pruning.criterion, **config.pruning.criterion_options)
         self.dense_groups = trace_groups(model, data.example_inputs, keep=config.pruning.keep)
-        self.cost = build_cost(config.pruning.budget, model, self.dense_groups, data.example_inputs)
-        self.classes = ranking_classes(config.pruning.ranking, model, self.dense_groups)
+        self.selection = Selection.of(config.pruning, model, self.dense_groups, data.example_inputs)
+        self.cost = self.selection.cost
         self.timetable = Timetable.of(config, self.stream.steps_per_epoch, self.cost)
         self.preparation = build_preparation(config.pruning.prepare, model, self.dense_groups, self._select_last)
         self.dense_model = copy.deepcopy(model)
         self._check_feasible(model)
-        self.state = self._open_state(model)
+        require_same_run(self.folder.saved, self._identity(), self.folder.path)
+        self.state = open_state(model, self.dense_groups, config.training, self.runtime, self.folder.saved)
         self._try_gathering()
         self.stages = self.folder.stages
         if self.runtime.is_main:
@@ -127,7 +119,7 @@ class CompressionRun:
         state, model = self.state, self.state.model
         state.require_finite()
         self._agree()
-        plan = self.select(state.groups, self.score(), event.limit)
+        plan = self.selection.plan(state.groups, self.score(), event.limit)
         before, groups = copy.deepcopy(model), state.groups
         averaged = [] if state.averaged is None else [state.averaged]
         state.groups = apply_plan_(model, groups, plan, optimizer=state.optimizer, companions=averaged)
@@ -174,22 +166,9 @@ class CompressionRun:
             evidence.reduce(self.runtime.average)
         return evidence.mean()
 
-    def select(self, groups: Sequence[ChannelGroup], scores: Scores, limit: float) -> PruningPlan:
-        """What stays under a limit, by the ranking, floors and multiples of the recipe."""
-        budget = Budget(self.cost, limit=limit)
-        return select_channels(
-            groups,
-            scores,
-            budget,
-            floors=self.config.pruning.floors(self.dense_groups),
-            multiple_of=self.config.pruning.multiple_of,
-            classes=self.classes,
-            dense=widths(self.dense_groups),
-        )
-
     def _select_last(self, groups: Sequence[ChannelGroup], scores: Scores) -> PruningPlan:
         """What would stay if the last event came now."""
-        return self.select(groups, scores, self.timetable.events[-1].limit)
+        return self.selection.plan(groups, scores, self.timetable.events[-1].limit)
 
     def recalibrate(self) -> None:
         """Re-estimates norm statistics on the first batches of the run, the same on every rank."""
@@ -286,32 +265,6 @@ class CompressionRun:
                 "use one that needs gradients or weights alone, such as taylor or l2"
             ) from error
 
-    def _open_state(self, model: nn.Module) -> TrainingState:
-        saved = self.folder.saved
-        groups: Sequence[ChannelGroup] = self.dense_groups
-        plan = PruningPlan.of(groups)
-        if saved is not None:
-            identity = self._identity()
-            other = [key for key in identity if saved[1]["identity"].get(key) != identity[key]]
-            if other:
-                raise CheckpointError(
-                    f"{self.folder.path} belongs to another recipe or model (another {', '.join(other)}); "
-                    "give the recipe it was begun with, or a new folder"
-                )
-            plan = PruningPlan.from_json(saved[1]["plan"])
-            groups = apply_plan_(model, groups, plan)
-        model = self.runtime.place(model)
-        decay = self.config.training.average_decay
-        averaged = None if decay is None else _average_of(model, decay)
-        state = TrainingState(
-            model, groups, build_optimizer(model, self.config.training.optimizer), plan, Evidence(), averaged
-        )
-        if saved is not None:
-            state.load(*saved)
-            if self.runtime.scaler is not None:
-                self.runtime.scaler.load_state_dict(saved[1]["scaler"])
-        return state
-
     # Small helpers
 
     def _agree(self) -> None:
@@ -332,8 +285,3 @@ class CompressionRun:
     def _observe(self, record: Record) -> None:
         for watcher in self._watchers:
             watcher(record)
-
-
-def _average_of(model: nn.Module, decay: float) -> AveragedModel:
-    average = get_ema_multi_avg_fn(decay)  # type: ignore[no-untyped-call]
-    return AveragedModel(model, multi_avg_fn=average, use_buffers=True)
