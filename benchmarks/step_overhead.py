@@ -53,6 +53,19 @@ def plain_step(model: nn.Module, loss_and_backward: Callable[[], Tensor]) -> Ste
     return step
 
 
+def bare_step(model: nn.Module, loss_and_backward: Callable[[], Tensor]) -> Step:
+    """Two passes and SGD, nothing between them: what no sharpness-aware step can fall below."""
+    optimizer = torch.optim.SGD(model.parameters(), **RATE)
+
+    def step() -> None:
+        for _ in range(2):
+            optimizer.zero_grad()
+            loss_and_backward()
+        optimizer.step()
+
+    return step
+
+
 def adasap_step(model: nn.Module, loss_and_backward: Callable[[], Tensor], images: Tensor) -> Step:
     """Scores, radii, two passes and SGD."""
     optimizer = torch.optim.SGD(model.parameters(), **RATE)
@@ -105,6 +118,7 @@ def contenders(name: str, *, bf16: bool) -> dict[str, Step]:
     model.train()
     return {
         "plain": plain_step(model, loss_and_backward),
+        "two bare passes": bare_step(model, loss_and_backward),
         "adasap": adasap,
         "pytorch-optimizer SAM": peer_step(model, loss_and_backward, rho=0.05, adaptive=False),
         "pytorch-optimizer ASAM": peer_step(model, loss_and_backward, rho=0.5, adaptive=True),

@@ -27,6 +27,9 @@ COMPRESSION_EPOCHS = {"warm_up": 2.0, "pruning": 3.0, "fine_tune": 9.0}
 KEPT_MACS = 0.25
 """Fraction of the multiply-accumulates that may be left."""
 
+TITLES = {"plain-twice-the-epochs": "plain, 2 x"}
+"""Folder of a run -> its short name in the table, which has to fit into 80 columns."""
+
 PLAIN = {"sharpness": {"kind": "plain"}}
 CORRUPTIONS = ["gaussian_noise", "gaussian_blur", "contrast"]
 
@@ -49,7 +52,8 @@ def demo(
     console.print()
     console.print(table)
     console.print(
-        "One seed, in brackets 95 % intervals over the test images; another seed moves these numbers by some points.\n"
+        "MACs: fraction kept; plain, 2 x: plain fine-tuning of twice the epochs, as many passes as AdaSAP. One seed; ± "
+        "is half a 95 % interval over the test images, and another seed moves these numbers by some points.\n"
         f"{time.perf_counter() - started:.0f} s. The models, records and this table lie in {out}/; for example\n"
         f"  adasap profile {out}/adasap/model.safetensors\n"
         f"  adasap evaluate {out}/adasap/model.safetensors --data digits: --corruptions gaussian_blur",
@@ -119,22 +123,22 @@ def comparison(runs: dict[str, FinishedRun]) -> Table:
         gain = paired_difference(reference, final["corrupted"].per_image())
         rows.append(
             [
-                name,
+                TITLES.get(name, name),
                 f"{profile.macs / run.profiles['dense'].macs:.3f}",
                 f"{profile.parameters:,}",
                 f"{100 * final['clean'].mean:.2f}",
-                f"{100 * corrupted.value:.2f} ({100 * corrupted.low:.1f} to {100 * corrupted.high:.1f})",
-                "" if name == "adasap" else points(gain),
+                f"{100 * corrupted.value:.2f} {margin(corrupted)}",
+                "" if name == "adasap" else f"{100 * gain.value:+.2f} {margin(gain)}",
                 str(run.result.counters.passes),
             ]
         )
-    header = ["run", "MACs kept", "parameters", "clean (%)", "corrupted (%)", "AdaSAP's gain", "passes"]
+    header = ["run", "MACs", "parameters", "clean (%)", "corrupted (%)", "AdaSAP's gain", "passes"]
     return Table(header, rows)
 
 
-def points(gain: Interval) -> str:
-    """A difference in percentage points with its interval."""
-    return f"{100 * gain.value:+.2f} ({100 * gain.low:+.1f} to {100 * gain.high:+.1f})"
+def margin(interval: Interval) -> str:
+    """Half the width of an interval, in percentage points."""
+    return f"± {50 * (interval.high - interval.low):.1f}"
 
 
 def comparison_data(runs: dict[str, FinishedRun]) -> dict[str, Any]:
