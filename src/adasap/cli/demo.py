@@ -132,13 +132,13 @@ def comparison(runs: dict[str, FinishedRun]) -> Table:
                 str(run.result.counters.passes),
             ]
         )
-    header = ["run", "MACs", "parameters", "clean (%)", "corrupted (%)", "AdaSAP's gain", "passes"]
+    header = ["run", "MACs", "params", "clean (%)", "corrupted (%)", "AdaSAP's gain", "passes"]
     return Table(header, rows)
 
 
 def margin(interval: Interval) -> str:
     """Half the width of an interval, in percentage points."""
-    return f"± {50 * (interval.high - interval.low):.1f}"
+    return f"±{50 * (interval.high - interval.low):.1f}"
 
 
 def comparison_data(runs: dict[str, FinishedRun]) -> dict[str, Any]:
