@@ -104,7 +104,7 @@ def test_an_impossible_budget_says_what_to_do() -> None:
     with pytest.raises(BudgetError, match=r"multiples of 4 .*floors in 1 of them.*multiple_of or the floors"):
         select_channels(groups, scores, Budget(cost, limit=3), multiple_of=4, floors={"0": 2})
     frozen = tuple(ChannelGroup(g.name, 6, g.slots, frozen=("kept",)) for g in groups)
-    with pytest.raises(BudgetError, match="no group of the model can lose channels .2 frozen: kept"):
+    with pytest.raises(BudgetError, match=r"no group of the model can lose channels .2 frozen: kept"):
         select_channels(frozen, scores, Budget(Parameters(*rows(6, 6)[:2]), kept=0.5))
 
 
