@@ -85,7 +85,7 @@ class WidthPolynomial:
         self._whole = widths(groups)
         self._constant = constant
         column = {name: index for index, name in enumerate(self._whole)}
-        owned = _owned_per_channel(groups)
+        owned = owned_per_channel(groups)
         rows: dict[tuple[str, int], int] = {}
         matrix, fixed = (
             [torch.zeros(len(column), dtype=torch.float64)],
@@ -139,7 +139,7 @@ class WidthPolynomial:
         return (self._coefficients * sizes[:, self._factors].prod(2)).sum(1) + self._constant
 
 
-def _owned_per_channel(groups: Sequence[ChannelGroup]) -> dict[tuple[str, int], dict[str, int]]:
+def owned_per_channel(groups: Sequence[ChannelGroup]) -> dict[tuple[str, int], dict[str, int]]:
     """(name, dim) -> group name -> how many indices of the axis each channel owns."""
     owned: dict[tuple[str, int], dict[str, int]] = {}
     for group in groups:

@@ -1,0 +1,175 @@
+"""Milliseconds as a cost: a table of measured layers, interpolated between the widths that were measured."""
+
+from __future__ import annotations
+
+import bisect
+import json
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Self
+
+import torch
+from torch import Tensor, nn
+
+from adasap.errors import BudgetError
+from adasap.groups.exported import ExampleInputs
+from adasap.groups.group import ChannelGroup, widths
+from adasap.pruning.layers import LayerCall, layer_calls
+
+FORMAT = "adasap-latency-table-1"
+
+
+@dataclass
+class LatencyTable:
+    """What single layers took on one device, under one setting.
+
+    Attributes:
+        settings: Device, threads, batch, precision, layout, and the machine's description.
+        points: Key of a layer -> widths -> milliseconds.
+        alignment: A layer with c output channels takes as long as one with c rounded up to a multiple of it.
+    """
+
+    settings: dict[str, Any] = field(default_factory=dict)
+    points: dict[str, dict[tuple[int, ...], float]] = field(default_factory=dict)
+    alignment: int = 1
+
+    def missing(self, calls: Sequence[LayerCall]) -> list[tuple[LayerCall, tuple[int, ...]]]:
+        """What is still to be measured for a model, each layer once."""
+        return [
+            (call, point)
+            for key, call in {call.key: call for call in calls}.items()
+            for point in grid_widths(call)
+            if point not in self.points.get(key, {})
+        ]
+
+    def to_json(self) -> str:
+        """Everything as one JSON object."""
+        points = {key: [[*at, ms] for at, ms in found.items()] for key, found in self.points.items()}
+        data = {"format": FORMAT, "settings": self.settings, "alignment": self.alignment, "points": points}
+        return json.dumps(data, indent=1)
+
+    @classmethod
+    def from_json(cls, text: str) -> Self:
+        """Reads what `to_json` wrote.
+
+        Raises:
+            BudgetError: If it is no latency table.
+        """
+        try:
+            data = json.loads(text)
+            if data["format"] != FORMAT:
+                raise KeyError(FORMAT)
+            points = {
+                key: {tuple(int(n) for n in row[:-1]): float(row[-1]) for row in rows}
+                for key, rows in data["points"].items()
+            }
+            return cls(dict(data["settings"]), points, int(data["alignment"]))
+        except (json.JSONDecodeError, KeyError, TypeError, ValueError, IndexError) as error:
+            raise BudgetError(f"this is no latency table ({error}); write one with LatencyTable.to_json") from error
+
+
+class Latency:
+    """Milliseconds of one forward pass over a batch, as the sum of its layers' measured times.
+
+    Args:
+        table: Measured on the device that is meant, see `adasap.pruning.timing`.
+        model: Left as it is.
+        groups: Its channel groups.
+        example_inputs: A batch as the table was made for.
+    Raises:
+        BudgetError: If a layer of the model was not measured.
+    """
+
+    unit = "ms"
+
+    def __init__(
+        self, table: LatencyTable, model: nn.Module, groups: Sequence[ChannelGroup], example_inputs: ExampleInputs
+    ) -> None:
+        self._whole = widths(groups)
+        self._calls = layer_calls(model, groups, example_inputs)
+        if missing := table.missing(self._calls):
+            raise BudgetError(
+                f"the latency table lacks {len(missing)} points of this model's layers, such as {missing[0][0].where} "
+                f"({missing[0][0].key[:40]}...) at {missing[0][1]}: it is unfinished, or was made for another model, "
+                "image size or batch; measure them with adasap.pruning.timing.measure_layers_, which goes on from there"
+            )
+        grids = {call.key: _Grid.of(table.points[call.key], grid_widths(call), table.alignment) for call in self._calls}
+        self._grids = [grids[call.key] for call in self._calls]
+        self._touched: dict[str, list[int]] = {name: [] for name in self._whole}
+        for place, call in enumerate(self._calls):
+            for name in {name for width in call.widths for name, _ in width.per_channel}:
+                self._touched[name].append(place)
+        self.dense = self.total({})
+
+    def total(self, widths: Mapping[str, float]) -> float:
+        """Milliseconds at these widths (group name -> channels); a group that is not named is whole."""
+        return self._sum(self._at(widths), range(len(self._calls)))
+
+    def along(self, widths: Mapping[str, float], group: str, choices: Sequence[int]) -> Tensor:
+        """The times where one group takes each of these widths and the others stay, float64 [choices]."""
+        here = self._at(widths)
+        rest = self.total(here) - self._sum(here, self._touched[group])
+        times = [rest + self._sum({**here, group: choice}, self._touched[group]) for choice in choices]
+        return torch.tensor(times, dtype=torch.float64)
+
+    def _at(self, widths: Mapping[str, float]) -> dict[str, float]:
+        if unknown := widths.keys() - self._whole.keys():
+            raise ValueError(f"no channel group is called {min(unknown)!r}: the cost was built on other groups")
+        return {**self._whole, **widths}
+
+    def _sum(self, widths: Mapping[str, float], places: Iterable[int]) -> float:
+        return sum(self._grids[i].at([width.at(widths) for width in self._calls[i].widths]) for i in places)
+
+
+@dataclass(frozen=True)
+class _Grid:
+    """Times over a grid of up to two widths; linear between its points."""
+
+    axes: tuple[tuple[int, ...], ...]
+    times: Mapping[tuple[int, ...], float]
+    alignment: int
+
+    @classmethod
+    def of(cls, times: Mapping[tuple[int, ...], float], points: Sequence[tuple[int, ...]], alignment: int) -> _Grid:
+        axes = tuple(tuple(sorted(set(values))) for values in zip(*points, strict=True))
+        return cls(axes, times, alignment if len(axes) == 2 else 1)
+
+    def at(self, widths: Sequence[float]) -> float:
+        """Milliseconds; beyond the smallest measured width the time stays what it is there."""
+        corners: list[tuple[tuple[int, ...], float]] = [((), 1.0)]
+        for place, (axis, width) in enumerate(zip(self.axes, widths, strict=True)):
+            if place == len(self.axes) - 1 and self.alignment > 1:
+                width = math.ceil(width / self.alignment - 1e-9) * self.alignment
+            corners = [
+                ((*at, value), weight * part) for at, weight in corners for value, part in _neighbours(axis, width)
+            ]
+        return sum(weight * self.times[at] for at, weight in corners)
+
+
+def _neighbours(axis: tuple[int, ...], width: float) -> list[tuple[int, float]]:
+    """The measured widths around one, with their weights."""
+    if width <= axis[0]:
+        return [(axis[0], 1.0)]
+    if width >= axis[-1]:
+        return [(axis[-1], 1.0)]
+    place = bisect.bisect_right(axis, width)
+    low, high = axis[place - 1], axis[place]
+    part = (width - low) / (high - low)
+    return [(low, 1.0 - part), (high, part)] if part else [(low, 1.0)]
+
+
+def grid_widths(call: LayerCall) -> list[tuple[int, ...]]:
+    """The widths at which a layer is measured: from a share of each dense width up to all of it.
+
+    Multiples of 16, where kernels are at their best, and closer together where the layer is narrow.
+    """
+    parts = (0.125, 0.25, 0.5, 0.75, 1.0) if len(call.dense) > 1 else (0.125, 0.25, 0.375, 0.5, 0.75, 1.0)
+    axes = []
+    for dense in call.dense:
+        wanted = {max(1, round(part * dense)) for part in parts} | {round(dense)}
+        axes.append(sorted({min(round(dense), max(16, round(w / 16) * 16)) if dense > 16 else w for w in wanted}))
+    points: list[tuple[int, ...]] = [()]
+    for axis in axes:
+        points = [(*point, width) for point in points for width in axis]
+    return points

@@ -1,0 +1,290 @@
+"""The calls of a model's forward as they can be run one by one, at any widths of the channel groups."""
+
+from __future__ import annotations
+
+import functools
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.fx import Node
+from torch.utils import _pytree as pytree
+
+from adasap.groups.exported import ExampleInputs, ExportedGraph, export_graph
+from adasap.groups.group import ChannelGroup, widths
+from adasap.pruning.cost import owned_per_channel
+
+_FREE = """
+    view reshape _unsafe_view flatten unflatten squeeze unsqueeze permute transpose t numpy_T movedim expand expand_as
+    detach alias dropout feature_dropout chunk split split_with_sizes unbind select slice narrow getitem sym_size
+    _assert_tensor_metadata contiguous lift_fresh_copy
+"""
+FREE = frozenset(_FREE.split())
+"""Operators that only change how memory is looked at, in evaluation mode."""
+
+MAX_COPIES = 24
+"""Sets of weights of one layer at most."""
+
+OVER_GROUPS = frozenset(["conv1d", "conv2d", "conv3d"])
+CONCATENATIONS = frozenset(["cat", "concat", "concatenate"])
+
+
+@dataclass(frozen=True)
+class Width:
+    """A number of channels: fixed + sum over groups of K_g x width_g."""
+
+    fixed: float
+    per_channel: tuple[tuple[str, float], ...] = ()
+
+    def at(self, widths: Mapping[str, float]) -> float:
+        return self.fixed + sum(k * widths[name] for name, k in self.per_channel)
+
+    def plus(self, other: Width) -> Width:
+        total = dict(self.per_channel)
+        for name, k in other.per_channel:
+            total[name] = total.get(name, 0.0) + k
+        return Width(self.fixed + other.fixed, tuple(sorted(total.items())))
+
+    def times(self, factor: float) -> Width:
+        return Width(self.fixed * factor, tuple((name, k * factor) for name, k in self.per_channel))
+
+
+@dataclass(frozen=True)
+class Operand:
+    """A tensor argument: its dense shape, and which of its axes follow which width of the call."""
+
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+    follows: tuple[tuple[int, int], ...]  # (axis, place in the call's widths)
+    is_weight: bool
+
+    def drawn(self, ratios: Sequence[float], device: torch.device, dtype: torch.dtype) -> Tensor:
+        """A random tensor of this shape at these shares of the dense widths."""
+        shape = list(self.shape)
+        for axis, place in self.follows:
+            shape[axis] = max(1, round(shape[axis] * ratios[place]))
+        if not self.dtype.is_floating_point:
+            return torch.zeros(shape, dtype=self.dtype, device=device)
+        tensor = torch.rand(shape, device=device).to(dtype)
+        return tensor.to(memory_format=torch.channels_last) if tensor.dim() == 4 else tensor
+
+
+@dataclass(frozen=True)
+class LayerCall:
+    """One call of an operator, with widths in place of sizes.
+
+    Attributes:
+        where: Qualified name of the module that makes it.
+        key: Two calls with the same key take the same time at the same widths.
+        widths: What its time depends on: none, one (an elementwise operator), or two (inputs and outputs).
+        dense: The widths in the dense model.
+    """
+
+    where: str
+    key: str
+    widths: tuple[Width, ...]
+    dense: tuple[float, ...]
+    _target: Callable[..., Any]
+    _arguments: tuple[Any, ...]
+    _keywords: Mapping[str, Any]
+
+    def runners(
+        self, at: Sequence[float], device: torch.device, dtype: torch.dtype, *, weight_bytes: int
+    ) -> list[Callable[[], Any]]:
+        """The call on random numbers at these widths, ready to be timed.
+
+        The weights of one layer have left the cache when a network comes back to it. So there are several runners, on
+        the same activations but with weights of their own, until these take up `weight_bytes` together.
+        """
+        ratios = [size / whole for size, whole in zip(at, self.dense, strict=True)]
+        activations: dict[int, Tensor] = {}
+
+        def fill(value: Any) -> Any:
+            if isinstance(value, _ConvolutionGroups):
+                return value.at(ratios)
+            if not isinstance(value, Operand):
+                return value
+            if value.is_weight:
+                return value.drawn(ratios, device, dtype)
+            return activations.setdefault(id(value), value.drawn(ratios, device, dtype))
+
+        runners: list[Callable[[], Any]] = []
+        used = 0
+        while not runners or (used < weight_bytes and len(runners) < MAX_COPIES):
+            arguments, keywords = pytree.tree_map(fill, (self._arguments, dict(self._keywords)), is_leaf=_is_template)
+            leaves = pytree.tree_leaves((arguments, keywords))
+            weights = [t for t in leaves if isinstance(t, Tensor) and not any(t is a for a in activations.values())]
+            used += sum(t.nbytes for t in weights)
+            runners.append(functools.partial(self._target, *arguments, **keywords))
+            if not weights:
+                break
+        return runners
+
+
+@dataclass(frozen=True)
+class _ConvolutionGroups:
+    """The `groups` argument of a convolution that loses whole groups with its channels."""
+
+    dense: int
+    place: int
+
+    def at(self, ratios: Sequence[float]) -> int:
+        return max(1, round(self.dense * ratios[self.place]))
+
+
+def _is_template(value: Any) -> bool:
+    return isinstance(value, (Operand, _ConvolutionGroups))
+
+
+def layer_calls(
+    model: nn.Module, groups: Sequence[ChannelGroup], example_inputs: ExampleInputs
+) -> tuple[LayerCall, ...]:
+    """Every call of the forward pass that takes time, in evaluation mode, in order.
+
+    Raises:
+        TraceError: If the model cannot be exported.
+    """
+    return _Reader(export_graph(model, example_inputs), model, groups).calls()
+
+
+class _Reader:
+    """Follows the number of channels through the graph."""
+
+    def __init__(self, exported: ExportedGraph, model: nn.Module, groups: Sequence[ChannelGroup]) -> None:
+        self.exported = exported
+        self.whole = widths(groups)
+        self.owned = owned_per_channel(groups)
+        self.names = {**exported.parameters, **exported.buffers}
+        self.channels: dict[Node, tuple[int, Width]] = {}
+
+    def calls(self) -> tuple[LayerCall, ...]:
+        calls = []
+        for node in self.exported.graph.nodes:
+            if node.op != "call_function":
+                continue
+            self._follow(node)
+            if _operator(node) not in FREE and isinstance(node.target, torch._ops.OpOverload):
+                calls.append(self._call(node))
+        return tuple(calls)
+
+    # Widths
+
+    def _axis(self, name: str, dim: int, size: int) -> Width:
+        owned = self.owned.get((name, dim), {})
+        fixed = size - sum(k * self.whole[group] for group, k in owned.items())
+        return Width(fixed, tuple(sorted((group, float(k)) for group, k in owned.items())))
+
+    def _follow(self, node: Node) -> None:
+        """Which axis of the result carries channels, and how many of them."""
+        shape = _shape(node)
+        weight = node.args[1] if len(node.args) > 1 else None
+        if _operator(node) in (*OVER_GROUPS, "linear") and isinstance(weight, Node) and weight.name in self.names:
+            dim = 1 if _operator(node) != "linear" else len(shape) - 1
+            self.channels[node] = (dim, self._axis(self.names[weight.name], 0, _shape(weight)[0]))
+            return
+        known = [self.channels[parent] for parent in node.all_input_nodes if parent in self.channels]
+        if not known or not shape:
+            return
+        if _operator(node) in CONCATENATIONS:
+            self._follow_concatenation(node, known[0][0])
+            return
+        for dim, width in known:
+            dense = width.at(self.whole)
+            if dim < len(shape) and shape[dim] % dense == 0:
+                self.channels[node] = (dim, width.times(shape[dim] / dense))
+                return
+
+    def _follow_concatenation(self, node: Node, dim: int) -> None:
+        total = Width(0.0)
+        for parent in node.all_input_nodes:
+            constant = Width(float(_shape(parent)[dim]))
+            total = total.plus(self.channels.get(parent, (dim, constant))[1])
+        if total.at(self.whole) == _shape(node)[dim]:
+            self.channels[node] = (dim, total)
+
+    # Calls
+
+    def _call(self, node: Node) -> LayerCall:
+        found: list[Width] = []
+
+        def place_of(width: Width) -> int:
+            if width not in found:
+                found.append(width)
+            return found.index(width)
+
+        def template(value: Any) -> Any:
+            return self._operand(value, node, place_of) if isinstance(value, Node) else value
+
+        filled: Any = torch.fx.node.map_aggregate((node.args, node.kwargs), template)
+        arguments, keywords = filled
+        if _operator(node) in OVER_GROUPS and len(arguments) > 6 and arguments[6] > 1:
+            arguments = (*arguments[:6], _ConvolutionGroups(arguments[6], 0), *arguments[7:])
+        dense = tuple(width.at(self.whole) for width in found)
+        text = json.dumps(pytree.tree_map(_described, (arguments, keywords), is_leaf=_is_template))
+        return LayerCall(
+            where=_place(node),
+            key=f"{_operator(node)} {text}",
+            widths=tuple(found),
+            dense=dense,
+            _target=node.target,  # type: ignore[arg-type]
+            _arguments=tuple(arguments),
+            _keywords=keywords,
+        )
+
+    def _read_by(self, node: Node, value: Node) -> tuple[int, Width] | None:
+        """What a convolution or linear layer takes of its input, by its own weight; None for other operators."""
+        weight = node.args[1] if len(node.args) > 1 else None
+        if _operator(node) not in (*OVER_GROUPS, "linear") or value is not node.args[0]:
+            return None
+        if not isinstance(weight, Node) or weight.name not in self.names:
+            return None
+        name, shape, inputs = self.names[weight.name], _shape(weight), _shape(value)
+        dim = len(inputs) - 1 if _operator(node) == "linear" else len(inputs) - len(shape) + 1
+        if inputs[dim] == shape[1]:
+            return dim, self._axis(name, 1, shape[1])
+        return dim, self._axis(name, 0, shape[0]).times(inputs[dim] / shape[0])  # grouped: whole groups go
+
+    def _operand(self, value: Node, node: Node, place_of: Callable[[Width], int]) -> Any:
+        tensor = value.meta.get("val")
+        if not isinstance(tensor, Tensor):
+            return tensor
+        shape = tuple(tensor.shape)
+        widths: dict[int, Width] = {}
+        if value.name in self.names:
+            for dim, size in enumerate(shape):
+                if (self.names[value.name], dim) in self.owned:
+                    widths[dim] = self._axis(self.names[value.name], dim, size)
+        elif (known := self._read_by(node, value) or self.channels.get(value)) is not None:
+            widths[known[0]] = known[1]
+        moving = {dim: width for dim, width in widths.items() if width.per_channel}
+        if _operator(node) in CONCATENATIONS and node in self.channels:
+            moving = dict.fromkeys(moving, self.channels[node][1])  # all parts shrink alike
+        follows = tuple((dim, place_of(width)) for dim, width in moving.items())
+        return Operand(shape, tensor.dtype, follows, value.name in self.names)
+
+
+def _described(value: Any) -> Any:
+    if isinstance(value, Operand):
+        return [list(value.shape), str(value.dtype), [list(pair) for pair in value.follows]]
+    if isinstance(value, _ConvolutionGroups):
+        return {"groups": value.dense}
+    return value if isinstance(value, (int, float, bool, str, type(None))) else str(value)
+
+
+def _operator(node: Node) -> str:
+    if isinstance(node.target, torch._ops.OpOverload):
+        return node.target._schema.name.partition("::")[2].removesuffix("_")
+    return getattr(node.target, "__name__", str(node.target))
+
+
+def _place(node: Node) -> str:
+    stack = node.meta.get("nn_module_stack") or {"": ("", None)}
+    return str(list(stack.values())[-1][0]) or "model"
+
+
+def _shape(node: Node) -> tuple[int, ...]:
+    value = node.meta.get("val")
+    return tuple(value.shape) if isinstance(value, Tensor) else ()
