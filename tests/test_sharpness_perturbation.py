@@ -57,6 +57,31 @@ def test_adaptive_epsilon_matches_the_formula_number_by_number(options):
     assert_same(actual, slow_epsilon(model, toy_groups(), toy_radii(), options))
 
 
+@pytest.mark.parametrize("options", GRID, ids=name_of)
+def test_offsets_written_over_the_gradients_are_the_same_bits(options):
+    model = toy_with_gradients()
+    gradients = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
+    untouched = {name: gradient.clone() for name, gradient in gradients.items()}
+    fresh = adaptive(options).epsilon(model)
+    assert all(torch.equal(gradients[name], untouched[name]) for name in gradients)
+    consumed = adaptive(options).epsilon(model, consume_gradients=True)
+    assert fresh.keys() == consumed.keys()
+    assert all(torch.equal(consumed[name], fresh[name]) for name in fresh)
+    assert all(consumed[name].data_ptr() == gradients[name].data_ptr() for name in consumed)
+
+
+def test_gradients_that_share_memory_are_not_written_over():
+    model = toy_with_gradients()
+    parameters = [p for p in model.parameters() if p.grad is not None]
+    bucket, start = torch.cat([p.grad.flatten() for p in parameters]), 0
+    for parameter in parameters:  # as data parallelism does with gradient_as_bucket_view
+        parameter.grad = bucket[start : start + parameter.numel()].view_as(parameter)
+        start += parameter.numel()
+    before = bucket.clone()
+    adaptive(PerturbationOptions()).epsilon(model, consume_gradients=True)
+    assert torch.equal(bucket, before)
+
+
 @pytest.mark.parametrize("numel", [1, 7])
 @pytest.mark.parametrize("scope", ["model", "group", "channel"])
 def test_tensors_that_are_worked_on_in_pieces_give_the_same(scope, numel, monkeypatch):

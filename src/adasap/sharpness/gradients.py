@@ -184,7 +184,7 @@ class _Step:
                 loss = self._pass()
             if self.hook:
                 self.hook()
-            return loss, perturbation.epsilon(self.model)
+            return loss, perturbation.epsilon(self.model, consume_gradients=True)
         finally:
             _clear(self.parameters)
             _add(earlier)

@@ -38,43 +38,51 @@ class RowNorms:
 
 
 def scaled_gradients(
-    weights: Sequence[Tensor], layout: RowLayout, options: PerturbationOptions
+    weights: Sequence[Tensor], layout: RowLayout, options: PerturbationOptions, *, in_place: bool = False
 ) -> tuple[list[Tensor], Tensor]:
     """T^2 g of each weight, and the norm ||T g|| of each row, float [rows].
 
-    Where T is 1 the gradient itself is returned, not a copy.
+    Where T is 1 the gradient itself is returned, not a copy; with `in_place` the others are written over theirs.
     """
     scaled = [_wide(_gradient(weight)) for weight in weights]
     stretched = options.geometry == "elementwise"
-    norms = [
-        None if stretched and rows.kind != "shifts" else _row_norms(gradient, rows)
-        for gradient, rows in zip(scaled, layout.tensors, strict=True)
-    ]
-    positions = [i for i, norm in enumerate(norms) if norm is None]
-    for i, product, norm in _stretched(positions, weights, scaled, layout, options.eta):
+    positions = [i for i, rows in enumerate(layout.tensors) if stretched and rows.kind != "shifts"]
+    others = [i for i, rows in enumerate(layout.tensors) if not stretched or rows.kind == "shifts"]
+    norms: dict[int, Tensor] = dict(
+        zip(others, _row_norms([scaled[i] for i in others], [layout.tensors[i] for i in others]), strict=True)
+    )
+    for i, product, norm in _stretched(positions, weights, scaled, layout, options.eta, in_place):
         scaled[i], norms[i] = product, norm
-    return scaled, torch.cat([norm for norm in norms if norm is not None])
+    return scaled, torch.cat([norms[i] for i in range(len(scaled))])
 
 
 def _stretched(
-    positions: list[int], weights: Sequence[Tensor], gradients: Sequence[Tensor], layout: RowLayout, eta: float
+    positions: list[int],
+    weights: Sequence[Tensor],
+    gradients: Sequence[Tensor],
+    layout: RowLayout,
+    eta: float,
+    in_place: bool,
 ) -> Iterator[tuple[int, Tensor, Tensor]]:
-    """Of the tensors at these positions (|w| + eta)^2 g, in new memory, and the row norms of (|w| + eta) g."""
+    """Of the tensors at these positions (|w| + eta)^2 g, and the row norms of (|w| + eta) g."""
     rows = [layout.tensors[i] for i in positions]
     axes = [r.axis for r in rows]
-    products = [torch.empty_like(gradients[i]) for i in positions]
+    products = [gradients[i] if in_place else torch.empty_like(gradients[i]) for i in positions]
     parts = pieces(products, axes)
     outs = [*chain(*parts)]
     w = [*chain(*pieces([weights[i] for i in positions], axes))]
-    g = [*chain(*pieces([gradients[i] for i in positions], axes))]
+    g = outs if in_place else [*chain(*pieces([gradients[i] for i in positions], axes))]
     of_piece = [r for r, views in zip(rows, parts, strict=True) for _ in views]
     norms: list[Tensor] = []
     for part in chunks(outs):
         stretch = torch._foreach_abs([_wide(t) for t in w[part]])
         torch._foreach_add_(stretch, eta)
-        torch._foreach_copy_(outs[part], stretch)
-        torch._foreach_mul_(outs[part], g[part])
-        norms += map(_row_norms, outs[part], of_piece[part])
+        if in_place:
+            torch._foreach_mul_(outs[part], stretch)
+        else:
+            torch._foreach_copy_(outs[part], stretch)
+            torch._foreach_mul_(outs[part], g[part])
+        norms += _row_norms(outs[part], of_piece[part])
         torch._foreach_mul_(outs[part], stretch)
     for i, product, views in zip(positions, products, parts, strict=True):
         mine, norms = norms[: len(views)], norms[len(views) :]
@@ -101,16 +109,25 @@ def row_coefficients(norms: Tensor, radii: Tensor, layout: RowLayout, weighting:
 
 
 def apply_coefficients(
-    scaled: list[Tensor], coefficients: Tensor, finite: Tensor, weights: Sequence[Tensor], layout: RowLayout
+    scaled: list[Tensor],
+    coefficients: Tensor,
+    finite: Tensor,
+    weights: Sequence[Tensor],
+    layout: RowLayout,
+    *,
+    in_place: bool = False,
 ) -> list[Tensor]:
-    """The offsets: each row of T^2 g times its coefficient. Overwrites `scaled`, gradients excepted."""
+    """The offsets: each row of T^2 g times its coefficient. Overwrites `scaled`; gradients only with `in_place`."""
     on_cpu = finite.device.type == "cpu"
     if on_cpu and not finite:
         return [torch.zeros_like(weight) for weight in weights]
     split = layout.split(coefficients)
-    factors = [part.view(rows.factor_shape) for part, rows in zip(split, layout.tensors, strict=True)]
-    borrowed = [i for i, weight in enumerate(weights) if scaled[i] is weight.grad]
-    own = [i for i, weight in enumerate(weights) if scaled[i] is not weight.grad]
+    factors = [
+        part.view(rows.factor_shape) if rows.inner_dims or not rows.factor_shape else part
+        for part, rows in zip(split, layout.tensors, strict=True)
+    ]
+    borrowed = [i for i, weight in enumerate(weights) if scaled[i] is weight.grad and not in_place]
+    own = [i for i, weight in enumerate(weights) if scaled[i] is not weight.grad or in_place]
     offsets = dict(zip(borrowed, _products([scaled[i] for i in borrowed], [factors[i] for i in borrowed]), strict=True))
     if own:
         torch._foreach_mul_([scaled[i] for i in own], [factors[i] for i in own])
@@ -139,5 +156,11 @@ def _as_type(tensor: Tensor, dtype: torch.dtype) -> Tensor:
     return tensor if tensor.dtype == dtype else tensor.to(dtype)
 
 
-def _row_norms(tensor: Tensor, rows: TensorRows) -> Tensor:
-    return torch.linalg.vector_norm(tensor, dim=rows.inner_dims) if rows.inner_dims else tensor.abs().reshape(-1)
+def _row_norms(tensors: Sequence[Tensor], rows: Sequence[TensorRows]) -> list[Tensor]:
+    """The norm of each row of each tensor; of rows of one number all at once."""
+    single = [tensor for tensor, r in zip(tensors, rows, strict=True) if not r.inner_dims]
+    sizes = iter(torch._foreach_abs(single) if single else ())
+    return [
+        torch.linalg.vector_norm(tensor, dim=r.inner_dims) if r.inner_dims else next(sizes).reshape(-1)
+        for tensor, r in zip(tensors, rows, strict=True)
+    ]

@@ -22,8 +22,11 @@ class Perturbation(Protocol):
     def is_zero(self) -> bool:
         """Whether every offset is zero whatever the gradient, so that one pass is enough."""
 
-    def epsilon(self, model: nn.Module) -> dict[str, Tensor]:
-        """Parameter name -> offset, in new memory and without waiting for the device."""
+    def epsilon(self, model: nn.Module, *, consume_gradients: bool = False) -> dict[str, Tensor]:
+        """Parameter name -> offset, without waiting for the device.
+
+        With `consume_gradients` nobody reads `.grad` afterwards, and its memory may be used for the offsets.
+        """
 
     def shares(self) -> dict[Kind, float]:
         """How the squared radius of the last offsets was spent: on filters, scales and shifts."""
@@ -45,16 +48,20 @@ class _RowPerturbation:
         raise NotImplementedError
 
     @torch.no_grad()
-    def epsilon(self, model: nn.Module) -> dict[str, Tensor]:
+    def epsilon(self, model: nn.Module, *, consume_gradients: bool = False) -> dict[str, Tensor]:
         """The offset of each parameter that has a gradient, for the gradients that now lie in `.grad`.
 
         `ellipsoid`: eps_i = rho_i^2 T_i^2 g_i / sqrt(sum_j rho_j^2 ||T_j g_j||^2); `linear`: eps_i = rho_i
         T_i^2 g_i / sqrt(sum_j ||T_j g_j||^2); the sums run over the rows that share an ellipsoid. Norms are
         taken in float32 or wider. The offsets do not depend on the scale of the loss.
 
+        Args:
+            model: The model, also when wrapped.
+            consume_gradients: Write the offsets over the gradients where that saves time: on a CPU new memory of
+                this size costs more than the arithmetic.
         Returns:
-            Parameter name -> offset, of the parameter's shape, type and memory format, in new memory. All
-            zero where an ellipsoid's gradient is zero; everywhere if any gradient is not finite.
+            Parameter name -> offset, of the parameter's shape, type and memory format, in new memory unless gradients
+            are consumed. All zero where an ellipsoid's gradient is zero; everywhere if any gradient is not finite.
         Raises:
             ValueError: If the groups do not fit the model.
         """
@@ -64,10 +71,11 @@ class _RowPerturbation:
             return {}
         layout, radii = self._rows(parameters)
         weights = list(parameters.values())
-        scaled, norms = scaled_gradients(weights, layout, self.options)
+        in_place = consume_gradients and _own_their_memory([w.grad for w in weights if w.grad is not None])
+        scaled, norms = scaled_gradients(weights, layout, self.options, in_place=in_place)
         coefficients, finite = row_coefficients(norms, radii, layout, self.options.weighting)
         self._spent = RowNorms(norms, radii, coefficients, layout)
-        offsets = apply_coefficients(scaled, coefficients, finite, weights, layout)
+        offsets = apply_coefficients(scaled, coefficients, finite, weights, layout, in_place=in_place)
         return dict(zip(parameters, offsets, strict=True))
 
     def shares(self) -> dict[Kind, float]:
@@ -103,6 +111,15 @@ class _RowPerturbation:
                 radii = radii / self._layout.num_ellipsoids**0.5
             self._radii = radii
         return self._layout, self._radii
+
+
+def _own_their_memory(gradients: Sequence[Tensor]) -> bool:
+    """Whether these are CPU tensors, each all of its memory: no views of a bucket that the next pass fills again."""
+    return (
+        gradients[0].device.type == "cpu"
+        and all(g.untyped_storage().nbytes() == g.numel() * g.element_size() for g in gradients)
+        and len({g.data_ptr() for g in gradients}) == len(gradients)
+    )
 
 
 class UniformPerturbation(_RowPerturbation):
