@@ -12,10 +12,10 @@ from adasap.groups import ChannelGroup, prunable, trace_groups
 from adasap.pruning import Budget, solve_knapsack
 from adasap.pruning.latency import Latency, LatencyTable
 from adasap.pruning.layers import layer_calls
-from adasap.pruning.timing import TimingOptions, measure_layers_
+from adasap.pruning.timing import Setting, TimingOptions, measure_layers_
 
 CPU = torch.device("cpu")
-QUICK = TimingOptions(repeats=1, milliseconds=0.0)
+QUICK = TimingOptions(repeats=1, milliseconds=0.0, rounds=2, seconds=0.0)
 
 
 def network() -> tuple[nn.Module, tuple[ChannelGroup, ...], torch.Tensor]:
@@ -101,10 +101,10 @@ def test_a_measured_table_is_resumed_kept_as_json_and_spent_by_the_knapsack() ->
             raise Stop
 
     with pytest.raises(Stop):
-        measure_layers_(table, calls, CPU, QUICK, stop_half_way)
+        measure_layers_(table, calls, Setting(), QUICK, stop_half_way)
     with pytest.raises(BudgetError, match=r"lacks \d+ points of this model's layers"):
         Latency(table, net, groups, x)
-    measure_layers_(table, calls, CPU, QUICK, lambda done, of: seen.append((done, of)))
+    measure_layers_(table, calls, Setting(), QUICK, lambda done, of: seen.append((done, of)))
     assert seen[-1] == (wanted - wanted // 2,) * 2
     again = LatencyTable.from_json(table.to_json())
     assert again.points == table.points

@@ -13,6 +13,7 @@ from rich.table import Table
 from adasap.cli.runs import check_classes, cost_line, open_data, open_task, run_recipe
 from adasap.config import Recipe, read_recipe
 from adasap.models import open_model
+from adasap.pruning import amount
 from adasap.report import profile_table, stage_table
 from adasap.training import CompressionRun, first_plan, ignore, is_main_process
 
@@ -53,8 +54,8 @@ def preview(recipe: Recipe, console: Console) -> None:
     console.print(table)
     cost, dense = run.cost.total(kept), run.cost.dense
     console.print(
-        f"{dense:,.0f} {run.cost.unit} now, at most {times.events[-1].limit:,.0f} allowed at the end, "
-        f"{cost:,.0f} ({cost / dense:.3f}) by this plan.\n"
+        f"{amount(dense)} {run.cost.unit} now, at most {amount(times.events[-1].limit)} allowed at the end, "
+        f"{amount(cost)} ({cost / dense:.3f}) by this plan.\n"
         f"{times.num_steps} steps: warm-up to {times.warm_up_end}, {len(times.events)} pruning events to "
         f"{times.pruning_end}, then fine-tuning.\n"
         f"Cost: {times.plain_steps(recipe)} plain steps; one took {seconds:.2f} s here at dense width, "

@@ -8,6 +8,7 @@ from typing import Self
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
+from adasap.pruning import amount
 from adasap.training import PhaseRecord, PruneRecord, Record, StageRecord, StepRecord
 
 
@@ -46,7 +47,7 @@ class ProgressObserver:
             scores = ", ".join(f"{suite} {100 * score:.2f} %" for suite, score in record.scores.items())
             self._console.print(f"{self._title}: {record.stage:<12} {scores}", highlight=False)
         elif isinstance(record, PruneRecord):
-            self._kept = f"{record.cost:,.0f} {record.unit}"
+            self._kept = f"{amount(record.cost)} {record.unit}"
             self._removed += record.removed
             self._mask_error = max(self._mask_error, record.mask_error)
             if record.event == record.events and self._removed:

@@ -1,8 +1,9 @@
 """Removing channels: cost, budget, schedule, selection, plan, surgery."""
 
 from adasap.pruning.budget import Budget
-from adasap.pruning.cost import CostModel, Parameters
+from adasap.pruning.cost import CostModel, Parameters, amount
 from adasap.pruning.knapsack import KnapsackSolution, solve_knapsack
+from adasap.pruning.latency import Latency, LatencyTable
 from adasap.pruning.macs import MACs
 from adasap.pruning.options import BudgetOptions, PruningOptions, build_cost
 from adasap.pruning.plan import PruningPlan
@@ -28,6 +29,8 @@ __all__ = [
     "CubicSchedule",
     "ExponentialSchedule",
     "KnapsackSolution",
+    "Latency",
+    "LatencyTable",
     "LinearSchedule",
     "MACs",
     "OneShotSchedule",
@@ -39,6 +42,7 @@ __all__ = [
     "PruningSchedule",
     "Ranking",
     "Selection",
+    "amount",
     "apply_plan_",
     "build_cost",
     "build_preparation",

@@ -37,6 +37,16 @@ class CostModel(Protocol):
         ...
 
 
+def amount(cost: float) -> str:
+    """A cost as people read it: large ones in whole numbers, small ones with four digits.
+
+    Example:
+        >>> amount(1234567.0), amount(3.14159)
+        ('1,234,567', '3.142')
+    """
+    return f"{cost:,.0f}" if cost >= 1000 or cost == int(cost) else f"{cost:.4g}"
+
+
 class Parameters:
     """Number of parameters, trainable or not, shared ones once; buffers do not count.
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from adasap.errors import BudgetError
 from adasap.groups.group import ChannelGroup, Scores, fingerprint, prunable, widths
 from adasap.pruning.budget import Budget
-from adasap.pruning.cost import CostModel
+from adasap.pruning.cost import CostModel, amount
 from adasap.pruning.multiple_choice import best_choices
 from adasap.pruning.plan import PruningPlan
 from adasap.pruning.select import checked_scores, least_widths
@@ -160,9 +160,9 @@ class _Problem:
         smallest = self.cost_of([0] * len(self.items))
         if smallest > self.limit:
             raise BudgetError(
-                f"cannot reach {self.limit:,.4g} {self.cost.unit}: keeping min_channels={min_channels} and the floors "
-                f"in each of {len(self.items)} groups still costs {smallest:,.4g} of {self.cost.dense:,.4g}; raise the "
-                "budget or lower min_channels, multiple_of or the floors"
+                f"cannot reach {amount(self.limit)} {self.cost.unit}: keeping min_channels={min_channels} and the "
+                f"floors in each of {len(self.items)} groups still costs {amount(smallest)} of "
+                f"{amount(self.cost.dense)}; raise the budget or lower min_channels, multiple_of or the floors"
             )
 
     def gap_of(self, chosen: Sequence[int]) -> float | None:

@@ -7,6 +7,7 @@ import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Self
 
 import torch
@@ -28,11 +29,15 @@ class LatencyTable:
         settings: Device, threads, batch, precision, layout, and the machine's description.
         points: Key of a layer -> widths -> milliseconds.
         alignment: A layer with c output channels takes as long as one with c rounded up to a multiple of it.
+        scale: What a layer's time within the network is to its time by itself.
+        call_ms: What every call costs beside its operator.
     """
 
     settings: dict[str, Any] = field(default_factory=dict)
     points: dict[str, dict[tuple[int, ...], float]] = field(default_factory=dict)
     alignment: int = 1
+    scale: float = 1.0
+    call_ms: float = 0.0
 
     def missing(self, calls: Sequence[LayerCall]) -> list[tuple[LayerCall, tuple[int, ...]]]:
         """What is still to be measured for a model, each layer once."""
@@ -46,8 +51,8 @@ class LatencyTable:
     def to_json(self) -> str:
         """Everything as one JSON object."""
         points = {key: [[*at, ms] for at, ms in found.items()] for key, found in self.points.items()}
-        data = {"format": FORMAT, "settings": self.settings, "alignment": self.alignment, "points": points}
-        return json.dumps(data, indent=1)
+        fitted = {"alignment": self.alignment, "scale": self.scale, "call_ms": self.call_ms}
+        return json.dumps({"format": FORMAT, "settings": self.settings, **fitted, "points": points})
 
     @classmethod
     def from_json(cls, text: str) -> Self:
@@ -64,13 +69,16 @@ class LatencyTable:
                 key: {tuple(int(n) for n in row[:-1]): float(row[-1]) for row in rows}
                 for key, rows in data["points"].items()
             }
-            return cls(dict(data["settings"]), points, int(data["alignment"]))
+            fitted = int(data["alignment"]), float(data["scale"]), float(data["call_ms"])
+            return cls(dict(data["settings"]), points, *fitted)
         except (json.JSONDecodeError, KeyError, TypeError, ValueError, IndexError) as error:
-            raise BudgetError(f"this is no latency table ({error}); write one with LatencyTable.to_json") from error
+            raise BudgetError(
+                f"this is no latency table ({error}); make one with `adasap profile MODEL --latency-table FILE`"
+            ) from error
 
 
 class Latency:
-    """Milliseconds of one forward pass over a batch, as the sum of its layers' measured times.
+    """Milliseconds of one forward pass over a batch: scale x sum of its layers' times + call_ms x their number.
 
     Args:
         table: Measured on the device that is meant, see `adasap.pruning.timing`.
@@ -88,11 +96,12 @@ class Latency:
     ) -> None:
         self._whole = widths(groups)
         self._calls = layer_calls(model, groups, example_inputs)
+        self._scale, self._fixed = table.scale, table.call_ms * self.num_calls
         if missing := table.missing(self._calls):
             raise BudgetError(
                 f"the latency table lacks {len(missing)} points of this model's layers, such as {missing[0][0].where} "
                 f"({missing[0][0].key[:40]}...) at {missing[0][1]}: it is unfinished, or was made for another model, "
-                "image size or batch; measure them with adasap.pruning.timing.measure_layers_, which goes on from there"
+                "image size or batch; `adasap profile MODEL --latency-table FILE` goes on from there"
             )
         grids = {call.key: _Grid.of(table.points[call.key], grid_widths(call), table.alignment) for call in self._calls}
         self._grids = [grids[call.key] for call in self._calls]
@@ -102,9 +111,14 @@ class Latency:
                 self._touched[name].append(place)
         self.dense = self.total({})
 
+    @property
+    def num_calls(self) -> int:
+        """Operators that take time."""
+        return len(self._calls)
+
     def total(self, widths: Mapping[str, float]) -> float:
         """Milliseconds at these widths (group name -> channels); a group that is not named is whole."""
-        return self._sum(self._at(widths), range(len(self._calls)))
+        return self._fixed + self._sum(self._at(widths), range(len(self._calls)))
 
     def along(self, widths: Mapping[str, float], group: str, choices: Sequence[int]) -> Tensor:
         """The times where one group takes each of these widths and the others stay, float64 [choices]."""
@@ -119,7 +133,31 @@ class Latency:
         return {**self._whole, **widths}
 
     def _sum(self, widths: Mapping[str, float], places: Iterable[int]) -> float:
-        return sum(self._grids[i].at([width.at(widths) for width in self._calls[i].widths]) for i in places)
+        return self._scale * sum(
+            self._grids[i].at([width.at(widths) for width in self._calls[i].widths]) for i in places
+        )
+
+
+def latency_cost(path: Path, model: nn.Module, groups: Sequence[ChannelGroup], example_inputs: Tensor) -> Latency:
+    """The cost model of a table's file, for the batch that the table was made for.
+
+    Args:
+        path: The file.
+        model: Left as it is.
+        groups: Its channel groups.
+        example_inputs: One preprocessed image, [1, ...], or a batch of which the first is taken.
+    Raises:
+        BudgetError: If there is no such file, or it is no table of this model's layers.
+    """
+    if not path.is_file():
+        raise BudgetError(
+            f"there is no latency table {str(path)!r}; make it on the device that is meant with "
+            f"`adasap profile MODEL --latency-table {path}`"
+        )
+    table = LatencyTable.from_json(path.read_text())
+    size = int(table.settings.get("batch", 1))
+    batch = example_inputs[:1].repeat(size, *[1] * (example_inputs.ndim - 1))
+    return Latency(table, model, groups, batch)
 
 
 @dataclass(frozen=True)

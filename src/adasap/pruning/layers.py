@@ -61,7 +61,9 @@ class Operand:
     follows: tuple[tuple[int, int], ...]  # (axis, place in the call's widths)
     is_weight: bool
 
-    def drawn(self, ratios: Sequence[float], device: torch.device, dtype: torch.dtype) -> Tensor:
+    def drawn(
+        self, ratios: Sequence[float], device: torch.device, dtype: torch.dtype, *, channels_last: bool
+    ) -> Tensor:
         """A random tensor of this shape at these shares of the dense widths."""
         shape = list(self.shape)
         for axis, place in self.follows:
@@ -69,7 +71,7 @@ class Operand:
         if not self.dtype.is_floating_point:
             return torch.zeros(shape, dtype=self.dtype, device=device)
         tensor = torch.rand(shape, device=device).to(dtype)
-        return tensor.to(memory_format=torch.channels_last) if tensor.dim() == 4 else tensor
+        return tensor.to(memory_format=torch.channels_last) if channels_last and tensor.dim() == 4 else tensor
 
 
 @dataclass(frozen=True)
@@ -92,7 +94,13 @@ class LayerCall:
     _keywords: Mapping[str, Any]
 
     def runners(
-        self, at: Sequence[float], device: torch.device, dtype: torch.dtype, *, weight_bytes: int
+        self,
+        at: Sequence[float],
+        device: torch.device,
+        dtype: torch.dtype,
+        *,
+        weight_bytes: int,
+        channels_last: bool = True,
     ) -> list[Callable[[], Any]]:
         """The call on random numbers at these widths, ready to be timed.
 
@@ -108,8 +116,10 @@ class LayerCall:
             if not isinstance(value, Operand):
                 return value
             if value.is_weight:
-                return value.drawn(ratios, device, dtype)
-            return activations.setdefault(id(value), value.drawn(ratios, device, dtype))
+                return value.drawn(ratios, device, dtype, channels_last=channels_last)
+            if id(value) not in activations:
+                activations[id(value)] = value.drawn(ratios, device, dtype, channels_last=channels_last)
+            return activations[id(value)]
 
         runners: list[Callable[[], Any]] = []
         used = 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal
 
 from torch import Tensor, nn
@@ -12,20 +13,26 @@ from torch import Tensor, nn
 from adasap.errors import BudgetError, RecipeError
 from adasap.groups.group import ChannelGroup, prunable
 from adasap.pruning.budget import Budget
-from adasap.pruning.cost import CostModel, Parameters
+from adasap.pruning.cost import CostModel, Parameters, amount
+from adasap.pruning.latency import latency_cost
 from adasap.pruning.macs import MACs
 from adasap.pruning.preparing import PreparingOptions
 from adasap.pruning.ranking import Ranking
 from adasap.pruning.schedule import build_schedule, event_steps
 
+Unit = Literal["parameters", "macs", "latency", "latency_ms"]
+
 
 @dataclass(frozen=True)
 class BudgetOptions:
-    """Exactly one of the costs: up to 1 it is the fraction kept, above 1 an absolute number.
+    """Exactly one of the costs.
 
     Attributes:
-        parameters: Parameters of the whole model.
-        macs: Multiply-accumulates of one image.
+        parameters: Parameters of the whole model: up to 1 the fraction kept, above 1 an absolute number.
+        macs: Multiply-accumulates of one image, likewise.
+        latency: Fraction of the dense model's time, by the latency table.
+        latency_ms: Milliseconds of one forward pass over the table's batch.
+        latency_table: File that `adasap profile MODEL --latency-table FILE` wrote on the device that is meant.
 
     Example:
         >>> BudgetOptions(macs=0.5).unit, BudgetOptions(parameters=1_000_000).value
@@ -34,26 +41,53 @@ class BudgetOptions:
 
     parameters: float | None = None
     macs: float | None = None
+    latency: float | None = None
+    latency_ms: float | None = None
+    latency_table: str | None = None
 
     def __post_init__(self) -> None:
-        given = [value for value in (self.parameters, self.macs) if value is not None]
-        if len(given) != 1 or not given[0] > 0:
+        if len(self._given) != 1 or not self.value > 0:
             raise RecipeError(
-                f"the budget gives parameters={self.parameters} and macs={self.macs}; give exactly one of them, "
-                "as a kept fraction such as 0.4 or as an absolute number"
+                f"the budget gives {self._given or 'nothing'}; give exactly one of parameters, macs, latency and "
+                "latency_ms, above 0, as a kept fraction such as 0.4 or as an absolute number"
+            )
+        if self.latency is not None and self.latency > 1:
+            raise RecipeError(f"latency is the kept fraction, up to 1, got {self.latency}; milliseconds are latency_ms")
+        if self.is_latency != (self.latency_table is not None):
+            raise RecipeError(
+                "latency and latency_ms need latency_table, and nothing else takes it: a file made on the device that "
+                "is meant by `adasap profile MODEL --latency-table FILE`"
             )
 
     @property
-    def unit(self) -> Literal["parameters", "macs"]:
+    def _given(self) -> dict[Unit, float]:
+        costs: dict[Unit, float | None] = {
+            "parameters": self.parameters,
+            "macs": self.macs,
+            "latency": self.latency,
+            "latency_ms": self.latency_ms,
+        }
+        return {unit: value for unit, value in costs.items() if value is not None}
+
+    @property
+    def unit(self) -> Unit:
         """Which cost is limited."""
-        return "macs" if self.parameters is None else "parameters"
+        return next(iter(self._given))
 
     @property
     def value(self) -> float:
         """The fraction or absolute number."""
-        value = self.macs if self.parameters is None else self.parameters
-        assert value is not None
-        return value
+        return next(iter(self._given.values()))
+
+    @property
+    def is_latency(self) -> bool:
+        """Whether time is limited."""
+        return self.unit in ("latency", "latency_ms")
+
+    def of(self, cost: CostModel) -> Budget:
+        """The budget itself, for a cost from `build_cost`."""
+        absolute = self.value > 1 or self.unit == "latency_ms"
+        return Budget(cost, limit=self.value) if absolute else Budget(cost, kept=self.value)
 
 
 @dataclass(frozen=True)
@@ -121,12 +155,11 @@ class PruningOptions:
         Raises:
             BudgetError: If the budget is above the dense model's cost.
         """
-        value = self.budget.value
-        budget = Budget(cost, kept=value) if value <= 1 else Budget(cost, limit=value)
+        budget = self.budget.of(cost)
         if budget.limit > cost.dense:
             raise BudgetError(
-                f"the budget of {budget.limit:,.0f} {cost.unit} is above the dense model's {cost.dense:,.0f}: nothing "
-                "would be removed; give a smaller number, or a kept fraction up to 1"
+                f"the budget of {amount(budget.limit)} {cost.unit} is above the dense model's {amount(cost.dense)}: "
+                "nothing would be removed; give a smaller number, or a kept fraction up to 1"
             )
         schedule = build_schedule(self.schedule)
         kept = budget.limit / cost.dense
@@ -141,5 +174,11 @@ class PruningOptions:
 
 
 def build_cost(budget: BudgetOptions, model: nn.Module, groups: Sequence[ChannelGroup], inputs: Tensor) -> CostModel:
-    """The cost a budget limits."""
+    """The cost a budget limits; `inputs` are one preprocessed image.
+
+    Raises:
+        BudgetError: If the latency table is missing, or was made for another model.
+    """
+    if budget.latency_table is not None:
+        return latency_cost(Path(budget.latency_table), model, groups, inputs)
     return MACs(model, groups, inputs) if budget.unit == "macs" else Parameters(model, groups)

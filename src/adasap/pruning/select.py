@@ -11,6 +11,7 @@ from torch import Tensor
 from adasap.errors import BudgetError
 from adasap.groups.group import ChannelGroup, Scores, fingerprint, prunable, widths
 from adasap.pruning.budget import Budget
+from adasap.pruning.cost import amount
 from adasap.pruning.plan import PruningPlan
 
 
@@ -206,8 +207,8 @@ def _impossible(
     cost, unit, candidates = budget.cost, budget.cost.unit, prunable(groups)
     if not candidates:
         return BudgetError(
-            f"cannot reach {budget.limit:,.0f} of {cost.dense:,.0f} {unit}: no group of the model can lose channels"
-            f"{_frozen_because(groups)}; trace a model without these operators, or prune the part before them"
+            f"cannot reach {amount(budget.limit)} of {amount(cost.dense)} {unit}: no group of the model can lose "
+            f"channels{_frozen_because(groups)}; trace a model without these operators, or prune the part before them"
         )
     whole = f" and floors in {len(floors)} of them" if floors else ""
     step = f" at multiples of {multiple_of}" if multiple_of > 1 else ""
@@ -215,8 +216,8 @@ def _impossible(
         ["min_channels"] + (["multiple_of"] if multiple_of > 1 else []) + (["the floors"] if floors else [])
     )
     return BudgetError(
-        f"cannot reach {budget.limit:,.0f} {unit}: keeping min_channels={min_channels}{step} in each of "
-        f"{len(candidates)} groups{whole} still costs {cost.total(smallest):,.0f} of {cost.dense:,.0f}"
+        f"cannot reach {amount(budget.limit)} {unit}: keeping min_channels={min_channels}{step} in each of "
+        f"{len(candidates)} groups{whole} still costs {amount(cost.total(smallest))} of {amount(cost.dense)}"
         f"{_frozen_because(groups)}; raise the budget or lower {options}"
     )
 

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import copy
 import statistics
-import time
 import weakref
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -17,6 +15,7 @@ from torch.utils._pytree import tree_leaves
 
 from adasap.groups import evaluating
 from adasap.pruning import MACs
+from adasap.pruning.timing import Setting, time_models_ms
 
 
 @dataclass(frozen=True)
@@ -53,7 +52,7 @@ def profile_models(
     *,
     batch_sizes: tuple[int, ...] = (1, 16),
     seconds: float = 2.0,
-    device: torch.device | None = None,
+    setting: Setting | None = None,
 ) -> dict[str, Profile]:
     """Profiles models side by side: their forward passes take turns, so that a busy machine is unfair to none.
 
@@ -62,55 +61,33 @@ def profile_models(
         example_inputs: One image, float [1, C, H, W].
         batch_sizes: Batches whose latency is measured.
         seconds: Time spent on each batch size, all models together.
-        device: Where; default the CPU.
+        setting: Device, threads, precision and so on; default the CPU as it is.
     """
-    device = device or torch.device("cpu")
-    placed = {name: _placed_copy(model, device) for name, model in models.items()}
-    batches = [example_inputs.to(device).repeat(n, 1, 1, 1) for n in batch_sizes]
-    timings = [measure_latency(placed, batch, seconds=seconds) for batch in batches]
+    setting = setting or Setting()
+    placed = {name: setting.place(model) for name, model in models.items()}
+    batches = [setting.batch(example_inputs, n) for n in batch_sizes]
+    with setting.applied():
+        timings = [measure_latency(placed, batch, seconds=seconds) for batch in batches]
     profiles = {}
-    for name, model in placed.items():
-        cost = MACs(model, (), example_inputs.to(device))
+    for name, model in models.items():
+        cost = MACs(model, (), example_inputs)
+        plain = replace(setting, compiled=False).place(model)
         profiles[name] = Profile(
             parameters=sum(p.numel() for p in model.parameters()),
             macs=int(cost.dense),
-            peak_memory_mb=peak_memory_bytes(model, batches[-1]) / 1e6,
+            peak_memory_mb=peak_memory_bytes(plain, batches[-1]) / 1e6,
             latency=tuple(timing[name] for timing in timings),
             uncounted=tuple(cost.uncounted),
         )
     return profiles
 
 
-def _placed_copy(model: nn.Module, device: torch.device) -> nn.Module:
-    model = copy.deepcopy(model).eval().to(device)
-    return model.to(memory_format=torch.channels_last)
-
-
 def measure_latency(
-    models: Mapping[str, nn.Module], batch: Tensor, *, seconds: float = 2.0, warm_up: int = 3, at_least: int = 10
+    models: Mapping[str, nn.Module], batch: Tensor, *, seconds: float = 2.0, at_least: int = 10
 ) -> dict[str, Latency]:
-    """Median and 95th percentile of interleaved forward passes; set modes and layout before."""
-    batch = batch.contiguous(memory_format=torch.channels_last) if batch.ndim == 4 else batch
-    times: dict[str, list[float]] = {name: [] for name in models}
-    with torch.inference_mode():
-        started = time.perf_counter()
-        while min(map(len, times.values())) < at_least + warm_up or time.perf_counter() - started < seconds:
-            for name, model in models.items():
-                times[name].append(_timed_ms(model, batch))
-    return {name: _latency(len(batch), values[warm_up:]) for name, values in times.items()}
-
-
-def _timed_ms(model: nn.Module, batch: Tensor) -> float:
-    _synchronize(batch.device)
-    started = time.perf_counter()
-    model(batch)
-    _synchronize(batch.device)
-    return (time.perf_counter() - started) * 1e3
-
-
-def _synchronize(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
+    """Median and 95th percentile of interleaved forward passes of placed models."""
+    times = time_models_ms(models, batch, rounds=at_least, seconds=seconds)
+    return {name: _latency(len(batch), values) for name, values in times.items()}
 
 
 def _latency(batch_size: int, values: list[float]) -> Latency:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -35,7 +36,12 @@ def identity(
         "task": repr(task) if described else type(task).__qualname__,
         "augmentation": repr(data.augmentation),
         "labels": digest([data.train.labels]),
+        **_latency_table(config.pruning.budget.latency_table),
     }
+
+
+def _latency_table(path: str | None) -> dict[str, str]:
+    return {} if path is None else {"latency table": hashlib.sha256(Path(path).read_bytes()).hexdigest()}
 
 
 def digest(tensors: Iterable[Tensor]) -> str:

@@ -1,0 +1,153 @@
+"""From single layers to the whole model: what a sum of layers does not show, and how well it then predicts."""
+
+from __future__ import annotations
+
+import copy
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor, nn
+
+from adasap.groups.group import ChannelGroup, prunable, widths
+from adasap.pruning.latency import Latency, LatencyTable
+from adasap.pruning.plan import PruningPlan
+from adasap.pruning.surgery import apply_plan_
+from adasap.pruning.timing import Setting, TimingOptions, time_models_ms
+
+ALIGNMENTS = (1, 8, 16, 32)
+"""Widths that kernels may work in."""
+
+
+@dataclass(frozen=True)
+class PlanTime:
+    """One model: its widths, and its milliseconds by the table and by the clock."""
+
+    widths: dict[str, int]
+    predicted_ms: float
+    measured_ms: float
+
+
+@dataclass(frozen=True)
+class Accuracy:
+    """How well a table predicts plans that it was not calibrated on.
+
+    Attributes:
+        dense: The dense model.
+        plans: The others, measured in the same interleaved run.
+    """
+
+    dense: PlanTime
+    plans: tuple[PlanTime, ...]
+
+    @property
+    def errors(self) -> list[float]:
+        """|predicted - measured| of each plan, each in units of its own dense time."""
+        return [
+            abs(p.predicted_ms / self.dense.predicted_ms - p.measured_ms / self.dense.measured_ms) for p in self.plans
+        ]
+
+
+def random_widths(groups: Sequence[ChannelGroup], *, seed: int, least: float = 0.25) -> dict[str, int]:
+    """A width for every prunable group, evenly drawn between a share of its channels and all of them."""
+    draw = torch.Generator().manual_seed(seed)
+    return {
+        g.name: max(1, round(g.num_channels * (least + (1 - least) * float(torch.rand((), generator=draw)))))
+        for g in prunable(groups)
+    }
+
+
+def even_widths(groups: Sequence[ChannelGroup], share: float) -> dict[str, int]:
+    """The same share of every prunable group."""
+    return {g.name: max(1, round(share * g.num_channels)) for g in prunable(groups)}
+
+
+def calibrate(
+    table: LatencyTable,
+    model: nn.Module,
+    groups: Sequence[ChannelGroup],
+    example_inputs: Tensor,
+    setting: Setting,
+    options: TimingOptions,
+) -> LatencyTable:
+    """The table with `alignment`, `scale` and `call_ms` that fit whole models best.
+
+    Models are the dense one, two with all groups shrunk alike, and three at random widths. The time of a model is
+    scale x (sum of its layers) + call_ms x (number of calls); the last is what a module costs besides its operator.
+
+    Args:
+        table: Complete for the model.
+        model: Left as it is.
+        groups: Its channel groups.
+        example_inputs: A batch as the table was made for.
+        setting: Under which the table was made.
+        options: How long to measure.
+    """
+    chosen = [{}, even_widths(groups, 0.5), even_widths(groups, 0.25)]
+    chosen += [random_widths(groups, seed=10_000 + number) for number in range(3)]
+    measured = measure_widths_ms(model, groups, example_inputs, chosen, setting, options)
+    candidates = []
+    for alignment in ALIGNMENTS:
+        raw = Latency(replace(table, alignment=alignment, scale=1.0, call_ms=0.0), model, groups, example_inputs)
+        sums = [raw.total(at) for at in chosen]
+        scale, call_ms = _fit(sums, measured, raw.num_calls)
+        errors = [scale * s + call_ms * raw.num_calls - m for s, m in zip(sums, measured, strict=True)]
+        misfit = sum((error / m) ** 2 for error, m in zip(errors, measured, strict=True))
+        candidates.append((misfit, replace(table, alignment=alignment, scale=scale, call_ms=call_ms)))
+    return min(candidates, key=lambda pair: pair[0])[1]
+
+
+def prediction_accuracy(
+    table: LatencyTable,
+    model: nn.Module,
+    groups: Sequence[ChannelGroup],
+    example_inputs: Tensor,
+    setting: Setting,
+    options: TimingOptions,
+    *,
+    num_plans: int,
+    seed: int = 0,
+) -> Accuracy:
+    """Measures random plans beside the dense model."""
+    cost = Latency(table, model, groups, example_inputs)
+    chosen: list[dict[str, int]] = [{}, *(random_widths(groups, seed=seed + number) for number in range(num_plans))]
+    measured = measure_widths_ms(model, groups, example_inputs, chosen, setting, options)
+    times = [PlanTime(at, cost.total(at), ms) for at, ms in zip(chosen, measured, strict=True)]
+    return Accuracy(times[0], tuple(times[1:]))
+
+
+def measure_widths_ms(
+    model: nn.Module,
+    groups: Sequence[ChannelGroup],
+    example_inputs: Tensor,
+    chosen: Sequence[Mapping[str, int]],
+    setting: Setting,
+    options: TimingOptions,
+) -> list[float]:
+    """Median milliseconds of the model at each of these widths, all in one interleaved run."""
+    placed = {str(n): setting.place(cut_copy(model, groups, at)) for n, at in enumerate(chosen)}
+    batch = setting.batch(example_inputs, len(example_inputs))
+    with setting.applied():
+        times = time_models_ms(placed, batch, rounds=options.rounds, seconds=options.seconds)
+    return [statistics.median(times[name]) for name in placed]
+
+
+def cut_copy(model: nn.Module, groups: Sequence[ChannelGroup], at: Mapping[str, int]) -> nn.Module:
+    """A copy at these widths; of each group the first channels stay."""
+    cut, whole = copy.deepcopy(model), widths(groups)
+    kept = {name: torch.arange(width) for name, width in at.items() if width < whole[name]}
+    if kept:
+        apply_plan_(cut, groups, PruningPlan.of(groups, kept))
+    return cut
+
+
+def _fit(sums: Sequence[float], measured: Sequence[float], num_calls: int) -> tuple[float, float]:
+    """Scale and milliseconds per call, both >= 0, with the least squared relative error."""
+    rows = torch.tensor([[s / m, num_calls / m] for s, m in zip(sums, measured, strict=True)], dtype=torch.float64)
+    ones = torch.ones(len(rows), 1, dtype=torch.float64)
+    scale, call_ms = torch.linalg.lstsq(rows, ones).solution.flatten().tolist()
+    if call_ms < 0 or scale < 0:
+        only = rows[:, :1]
+        return float((only * ones).sum() / only.square().sum()), 0.0
+    return scale, call_ms
