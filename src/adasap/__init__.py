@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from adasap.config import Recipe, read_recipe
     from adasap.criteria import Evidence, build_criterion, score
-    from adasap.export import load, save
+    from adasap.export import export_model, load, save
     from adasap.groups import ChannelGroup, Slot, check_cut, prunable, trace_groups, widths
     from adasap.models import ModelSpec, open_model
     from adasap.pipeline import Result, compress
@@ -34,7 +34,7 @@ __version__ = "0.1.0"
 _HOMES = {
     "config": ("Recipe", "read_recipe"),
     "criteria": ("Evidence", "build_criterion", "score"),
-    "export": ("load", "save"),
+    "export": ("export_model", "load", "save"),
     "groups": ("ChannelGroup", "Slot", "check_cut", "prunable", "trace_groups", "widths"),
     "models": ("ModelSpec", "open_model"),
     "pipeline": ("Result", "compress"),
@@ -76,6 +76,7 @@ __all__ = [
     "build_criterion",
     "check_cut",
     "compress",
+    "export_model",
     "load",
     "open_model",
     "perturbed",
