@@ -35,10 +35,14 @@ def test_readme_code_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     }
     dense = sum(p.numel() for p in model.parameters())
     code = blocks(ROOT / "README.md")
-    assert len(code) == 2
+    assert len(code) == 3
     for block in code:
         exec(block, names)
     assert sum(p.numel() for p in model.parameters()) < dense
     assert names["step"].finite  # type: ignore[attr-defined]
+    pruned = names["pruned"]
+    assert isinstance(pruned, adasap.Pruned)
+    assert pruned.cost_after <= 0.5 * pruned.cost_before
+    assert sum(p.numel() for p in pruned.model.parameters()) < dense
     loaded = adasap.load(tmp_path / "small.safetensors")
     assert sum(p.numel() for p in loaded.parameters()) == sum(p.numel() for p in model.parameters())

@@ -16,7 +16,17 @@ if TYPE_CHECKING:
     from adasap.groups import ChannelGroup, Slot, check_cut, prunable, trace_groups, widths
     from adasap.models import ModelSpec, open_model
     from adasap.pipeline import Result, compress
-    from adasap.pruning import Budget, MACs, Parameters, PruningPlan, apply_plan_, select_channels
+    from adasap.pruning import (
+        Budget,
+        BudgetOptions,
+        MACs,
+        Parameters,
+        Pruned,
+        PruningPlan,
+        apply_plan_,
+        prune,
+        select_channels,
+    )
     from adasap.sharpness import (
         AdaptivePerturbation,
         PerturbationOptions,
@@ -38,7 +48,17 @@ _HOMES = {
     "groups": ("ChannelGroup", "Slot", "check_cut", "prunable", "trace_groups", "widths"),
     "models": ("ModelSpec", "open_model"),
     "pipeline": ("Result", "compress"),
-    "pruning": ("Budget", "MACs", "Parameters", "PruningPlan", "apply_plan_", "select_channels"),
+    "pruning": (
+        "Budget",
+        "BudgetOptions",
+        "MACs",
+        "Parameters",
+        "Pruned",
+        "PruningPlan",
+        "apply_plan_",
+        "prune",
+        "select_channels",
+    ),
     "sharpness": (
         "AdaptivePerturbation",
         "PerturbationOptions",
@@ -56,6 +76,7 @@ _HOME_OF = {name: room for room, names in _HOMES.items() for name in names}
 __all__ = [
     "AdaptivePerturbation",
     "Budget",
+    "BudgetOptions",
     "ChannelGroup",
     "ClassificationTask",
     "Compression",
@@ -65,6 +86,7 @@ __all__ = [
     "ModelSpec",
     "Parameters",
     "PerturbationOptions",
+    "Pruned",
     "PruningPlan",
     "Recipe",
     "Result",
@@ -81,6 +103,7 @@ __all__ = [
     "open_model",
     "perturbed",
     "prunable",
+    "prune",
     "read_recipe",
     "recalibrate_",
     "save",

@@ -4,6 +4,7 @@ from adasap.pruning.budget import Budget
 from adasap.pruning.cost import CostModel, Parameters
 from adasap.pruning.knapsack import KnapsackSolution, solve_knapsack
 from adasap.pruning.macs import MACs
+from adasap.pruning.one_shot import Pruned, prune
 from adasap.pruning.options import BudgetOptions, PruningOptions, build_cost
 from adasap.pruning.plan import PruningPlan
 from adasap.pruning.preparing import Preparation, PreparingOptions, build_preparation
@@ -34,6 +35,7 @@ __all__ = [
     "Parameters",
     "Preparation",
     "PreparingOptions",
+    "Pruned",
     "PruningOptions",
     "PruningPlan",
     "PruningSchedule",
@@ -44,6 +46,7 @@ __all__ = [
     "build_preparation",
     "build_schedule",
     "event_steps",
+    "prune",
     "ranking_classes",
     "select_channels",
     "solve_knapsack",
