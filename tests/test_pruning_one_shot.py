@@ -57,7 +57,11 @@ def test_one_call_is_the_single_steps() -> None:
     assert pruned.cost_before == cost.dense
     assert pruned.cost_after == adasap.MACs(model, (), INPUTS).dense <= 0.5 * cost.dense
     assert 0 <= pruned.mask_error < 1e-5
-    assert str(pruned).startswith(f"{pruned.cost_after:,.0f} of {cost.dense:,.0f} MACs (")
+    kept, channels = (sum(widths.values()) for widths in (plan.widths(), plan.num_channels))
+    assert str(pruned).startswith(
+        f"{pruned.cost_after:,.0f} of {cost.dense:,.0f} MACs ({100 * pruned.cost_after / cost.dense:.1f} %), "
+        f"{kept} of {channels} channels ({100 * kept / channels:.1f} %); masked = cut to "
+    )
 
 
 def test_the_model_is_left_as_it_is() -> None:

@@ -59,8 +59,8 @@ class Pruned:
         channels = self.plan.summary().splitlines()[-1].removeprefix("all groups: ")
         return (
             f"{self.cost_after:,.0f} of {self.cost_before:,.0f} {self.cost.unit} "
-            f"({self.cost_after / self.cost_before:.1%}), {channels}; masked = cut to {self.mask_error:.0e}"
-        ).replace("%)", " %)")
+            f"({100 * self.cost_after / self.cost_before:.1f} %), {channels}; masked = cut to {self.mask_error:.0e}"
+        )
 
 
 def prune(
