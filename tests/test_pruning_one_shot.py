@@ -146,6 +146,12 @@ def test_a_compiled_model_gives_a_plain_one() -> None:
     assert type(pruned.model) is type(net)
 
 
+def test_the_example_follows_the_type_of_the_model() -> None:
+    pruned = prune(digits_net().double(), INPUTS, "l2", {"macs": 0.5})
+    assert pruned.mask_error < 1e-12
+    assert {p.dtype for p in pruned.model.parameters()} == {torch.float64}
+
+
 # The proof
 
 

@@ -74,11 +74,12 @@ def export_model(
         ([1, 3], True)
     """
     target, path = _target(to), Path(path)
-    _require_place(path, fixed_batch)
+    arguments = as_arguments(example_inputs)
+    _require_place(path)
+    _require_batch(arguments, fixed_batch)
     bare = unwrapped(model)
     target.require(bare, fixed_batch)
     bare = copy.deepcopy(bare).cpu().eval()
-    arguments = as_arguments(example_inputs)
     with atomic_write(path) as file:
         traced = random_inputs(arguments, fixed_batch or TRACED_BATCH)
         target.write(file, bare, traced, fixed=fixed_batch is not None)
@@ -89,6 +90,10 @@ def export_model(
 
 def _target(to: str | Target) -> Target:
     if not isinstance(to, str):
+        if not hasattr(to, "write"):
+            raise ExportError(
+                f"cannot export to {to!r}; give 'onnx', 'torch-export' or Safetensors(spec, plan, groups)"
+            )
         return to
     if to == "safetensors":
         raise ExportError("a model file says how the dense model is built: pass to=Safetensors(spec, plan, groups)")
@@ -98,9 +103,17 @@ def _target(to: str | Target) -> Target:
     return known[to]()
 
 
-def _require_place(path: Path, fixed_batch: int | None) -> None:
+def _require_batch(arguments: Arguments, fixed_batch: int | None) -> None:
     if fixed_batch is not None and fixed_batch < 1:
         raise ExportError(f"fixed_batch is {fixed_batch}; give 1 or more")
+    shapes = [tuple(argument.shape) for argument in arguments]
+    if not all(shape and shape[0] for shape in shapes):
+        raise ExportError(
+            f"example_inputs have shapes {shapes}; give each a batch as its first axis, such as (1, 3, H, W)"
+        )
+
+
+def _require_place(path: Path) -> None:
     if path.is_dir():
         raise ExportError(f"{path} is a folder; give the name of a file in it")
     if not path.resolve().parent.is_dir():

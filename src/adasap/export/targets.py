@@ -53,6 +53,12 @@ class Onnx:
         missing = [name for name in ("onnx", "onnxscript", "onnxruntime") if importlib.util.find_spec(name) is None]
         if missing:
             raise ExportError(f"export to onnx needs {', '.join(missing)}: pip install 'adasap[onnx]'")
+        for name, parameter in model.named_parameters():
+            if parameter.is_floating_point() and parameter.element_size() < 4:
+                raise ExportError(
+                    f"{name} is {parameter.dtype}, which cannot be compared to 1e-4 and does not run on every CPU; "
+                    "export model.float() and let the runtime lower the precision, or use torch-export"
+                )
         if (size := state_bytes(model)) >= LARGEST_ONNX_FILE:
             raise ExportError(
                 f"the weights take {size / 1e9:.1f} GB, and one ONNX file holds less than 2.1 GB; use torch-export"

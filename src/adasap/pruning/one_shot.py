@@ -86,7 +86,8 @@ def prune(
 
     Args:
         model: Left as it is.
-        example_inputs: A preprocessed image, float [1, C, H, W]; MACs are counted at its size.
+        example_inputs: A preprocessed image, float [1, C, H, W]; MACs are counted at its size. It is moved to the
+            model's device and type.
         criterion: A name of `docs/criteria.md`, an object from `build_criterion("random", seed=1)`, or a function.
         budget: As in a recipe: `{"macs": 0.5}` or `{"parameters": 1_000_000}`; up to 1 the fraction that stays.
         ranking: Over which channels scores are compared: `global`, `uniform` (each group) or `isomorphic`.
@@ -122,7 +123,7 @@ def prune(
         keep=(keep,) if isinstance(keep, str) else tuple(keep),
     )
     cut = copy.deepcopy(unwrapped(model))
-    inputs = example_inputs.to(next((p.device for p in cut.parameters()), example_inputs.device))
+    inputs = example_inputs.to(next(cut.parameters(), example_inputs))
     dense_groups = trace_groups(cut, inputs, keep=options.keep)
     validate_criterion(measure, cut, dense_groups)
     chosen = Selection.of(options, cut, dense_groups, inputs)
