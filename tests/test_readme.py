@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import copy
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-from torch import nn
+import yaml
+from torch import Tensor, nn
 
 import adasap
+from adasap.pruning import BudgetOptions, PruningOptions
 
 ROOT = Path(__file__).parents[1]
 
 
-def blocks(path: Path) -> list[str]:
-    return re.findall(r"```python\n(.*?)```", path.read_text(), flags=re.DOTALL)
+def blocks(path: Path, language: str = "python") -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", path.read_text(), flags=re.DOTALL)
 
 
 def test_readme_code_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -35,10 +39,66 @@ def test_readme_code_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     }
     dense = sum(p.numel() for p in model.parameters())
     code = blocks(ROOT / "README.md")
-    assert len(code) == 2
+    assert len(code) == 3
     for block in code:
         exec(block, names)
     assert sum(p.numel() for p in model.parameters()) < dense
     assert names["step"].finite  # type: ignore[attr-defined]
+    pruned = names["pruned"]
+    assert isinstance(pruned, adasap.Pruned)
+    assert pruned.cost_after <= 0.5 * pruned.cost_before
+    assert sum(p.numel() for p in pruned.model.parameters()) < dense
     loaded = adasap.load(tmp_path / "small.safetensors")
     assert sum(p.numel() for p in loaded.parameters()) == sum(p.numel() for p in model.parameters())
+
+
+MIGRATION = ROOT / "docs" / "migration.md"
+
+
+def cross_entropy(model: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
+    images, labels = batch
+    return nn.functional.cross_entropy(model(images), labels)
+
+
+@pytest.fixture(scope="module")
+def pretrained() -> nn.Module:
+    torch.manual_seed(0)
+    return adasap.open_model(adasap.ModelSpec("torchvision:resnet18", {"num_classes": 10}))
+
+
+@pytest.mark.parametrize("place", range(len(blocks(MIGRATION))))
+def test_every_block_of_the_migration_page_makes_the_model_smaller(
+    place: int, pretrained: nn.Module, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    model = copy.deepcopy(pretrained)
+    names: dict[str, Any] = {
+        "adasap": adasap,
+        "torch": torch,
+        "model": model,
+        "example_inputs": torch.zeros(1, 3, 64, 64),
+        "optimizer": torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9),
+        "batches": [(torch.randn(2, 3, 64, 64), torch.tensor([1, 2])) for _ in range(4)],
+        "loss": cross_entropy,
+    }
+    exec(blocks(MIGRATION)[place], names)
+    smaller = names["pruned"].model if "pruned" in names else names["model"]
+    with torch.no_grad():
+        assert smaller(torch.randn(2, 3, 64, 64)).shape == (2, 10)
+    assert sum(p.numel() for p in smaller.parameters()) < sum(p.numel() for p in pretrained.parameters())
+
+
+def test_the_loss_of_the_migration_page_is_the_one_of_its_test() -> None:
+    (text,) = re.findall(r"\n    (def loss.*?)\n\n", MIGRATION.read_text(), flags=re.DOTALL)
+    names: dict[str, Any] = {"torch": torch}
+    exec(text.replace("\n    ", "\n"), names)
+    net, batch = nn.Linear(4, 3), (torch.randn(2, 4), torch.tensor([0, 2]))
+    assert torch.equal(names["loss"](net, batch), cross_entropy(net, batch))
+
+
+def test_the_recipe_of_the_migration_page_is_one() -> None:
+    (text,) = blocks(MIGRATION, "yaml")
+    section = yaml.safe_load(text)
+    options = PruningOptions(**section | {"budget": BudgetOptions(**section["budget"])})
+    assert len(options.event_steps(0, 1000)) == 10
+    assert adasap.build_criterion(options.criterion)

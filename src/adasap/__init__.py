@@ -12,11 +12,21 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from adasap.config import Recipe, read_recipe
     from adasap.criteria import Evidence, build_criterion, score
-    from adasap.export import load, save
+    from adasap.export import export_model, load, save
     from adasap.groups import ChannelGroup, Slot, check_cut, prunable, trace_groups, widths
     from adasap.models import ModelSpec, open_model
     from adasap.pipeline import Result, compress
-    from adasap.pruning import Budget, MACs, Parameters, PruningPlan, apply_plan_, select_channels
+    from adasap.pruning import (
+        Budget,
+        BudgetOptions,
+        MACs,
+        Parameters,
+        Pruned,
+        PruningPlan,
+        apply_plan_,
+        prune,
+        select_channels,
+    )
     from adasap.sharpness import (
         AdaptivePerturbation,
         PerturbationOptions,
@@ -34,11 +44,21 @@ __version__ = "0.1.0"
 _HOMES = {
     "config": ("Recipe", "read_recipe"),
     "criteria": ("Evidence", "build_criterion", "score"),
-    "export": ("load", "save"),
+    "export": ("export_model", "load", "save"),
     "groups": ("ChannelGroup", "Slot", "check_cut", "prunable", "trace_groups", "widths"),
     "models": ("ModelSpec", "open_model"),
     "pipeline": ("Result", "compress"),
-    "pruning": ("Budget", "MACs", "Parameters", "PruningPlan", "apply_plan_", "select_channels"),
+    "pruning": (
+        "Budget",
+        "BudgetOptions",
+        "MACs",
+        "Parameters",
+        "Pruned",
+        "PruningPlan",
+        "apply_plan_",
+        "prune",
+        "select_channels",
+    ),
     "sharpness": (
         "AdaptivePerturbation",
         "PerturbationOptions",
@@ -56,6 +76,7 @@ _HOME_OF = {name: room for room, names in _HOMES.items() for name in names}
 __all__ = [
     "AdaptivePerturbation",
     "Budget",
+    "BudgetOptions",
     "ChannelGroup",
     "ClassificationTask",
     "Compression",
@@ -65,6 +86,7 @@ __all__ = [
     "ModelSpec",
     "Parameters",
     "PerturbationOptions",
+    "Pruned",
     "PruningPlan",
     "Recipe",
     "Result",
@@ -76,10 +98,12 @@ __all__ = [
     "build_criterion",
     "check_cut",
     "compress",
+    "export_model",
     "load",
     "open_model",
     "perturbed",
     "prunable",
+    "prune",
     "read_recipe",
     "recalibrate_",
     "save",

@@ -36,6 +36,10 @@ class ModelFileError(AdasapError, ValueError):
     """A model file is truncated, altered, foreign, or asks for a builder that is not trusted."""
 
 
+class ExportError(AdasapError, RuntimeError):
+    """A model could not be written for a runtime, or does not compute the same numbers there."""
+
+
 class DataError(AdasapError, ValueError):
     """Images or labels cannot be read or do not fit the task."""
 

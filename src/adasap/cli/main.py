@@ -11,6 +11,7 @@ from rich.markup import escape
 from adasap.cli.compress import compress
 from adasap.cli.demo import demo
 from adasap.cli.evaluate import evaluate
+from adasap.cli.export import export
 from adasap.cli.groups import groups
 from adasap.cli.profile import profile
 from adasap.errors import AdasapError
@@ -23,7 +24,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
 )
-for verb in (demo, compress, evaluate, profile, groups):
+for verb in (demo, compress, evaluate, profile, groups, export):
     app.command()(verb)
 
 

@@ -11,7 +11,7 @@ import torch
 import typer
 from torch import nn
 
-from adasap.export import load, read_header
+from adasap.export import ModelFile, load, read_header
 from adasap.models import ModelSpec, open_model
 
 ModelArgument = Annotated[
@@ -37,11 +37,12 @@ TrustOption = Annotated[bool, typer.Option("--trust-builder", help="Let a model 
 
 @dataclass(frozen=True)
 class OpenedModel:
-    """A model with what is known of it; `dense` is the unpruned one of a model file."""
+    """A model with what is known of it; `dense` is the unpruned one of a model file, `header` what the file says."""
 
     model: nn.Module
     spec: ModelSpec
     dense: nn.Module | None
+    header: ModelFile | None = None
 
     @property
     def example_inputs(self) -> torch.Tensor:
@@ -59,10 +60,10 @@ def open_named(
 ) -> OpenedModel:
     """Opens the model of the command line."""
     if name.endswith(".safetensors") or Path(name).is_file():
-        spec = read_header(name).spec
+        header = read_header(name)
         model = load(name, trust_builder=trust_builder)
-        dense = open_model(spec, trust_builder=trust_builder).eval()
-        return OpenedModel(model, spec, dense)
+        dense = open_model(header.spec, trust_builder=trust_builder).eval()
+        return OpenedModel(model, header.spec, dense, header)
     side = size or (32 if name.startswith("adasap:") else 224)
     spec = ModelSpec(name, input_size=(3, side, side), weights=None if weights is None else str(weights))
     spec = dataclasses.replace(spec, mean=mean or spec.mean, std=std or spec.std)

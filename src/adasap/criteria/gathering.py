@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from itertools import islice
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
-from adasap.criteria.protocol import Loss
+from adasap.criteria.evidence import Evidence
+from adasap.criteria.protocol import Criterion, GatheringCriterion, GradientCriterion, Loss
+from adasap.errors import RecipeError
 from adasap.groups.group import ChannelGroup, Slot, prunable
 
 
@@ -59,6 +62,63 @@ def mean_over_inputs(
             loss(model, batch)
     _require_seen(groups, calls)
     return {name: total / max(calls[name], 1) for name, total in sums.items()}
+
+
+def require_batches(criterion: Criterion, batches: Iterable[Any] | None, loss: Loss | None) -> None:
+    """Raises RecipeError if the criterion looks at batches and is given none, or no loss to run them with.
+
+    Example:
+        >>> from adasap.criteria.registry import build_criterion
+        >>> require_batches(build_criterion("l2"), None, None)
+    """
+    if criterion.needs and (batches is None or loss is None):
+        raise RecipeError(
+            f"criterion {type(criterion).__name__} needs {' and '.join(sorted(criterion.needs))}: pass "
+            "batches=<a list of prepared batches> and loss=lambda model, batch: <its mean loss>, or take a criterion "
+            "of the weights alone, such as 'l2'"
+        )
+
+
+def collect_evidence(
+    criterion: Criterion,
+    model: nn.Module,
+    groups: Sequence[ChannelGroup],
+    batches: Iterable[Any] | None,
+    loss: Loss | None,
+) -> dict[str, Tensor] | None:
+    """What the criterion needs beside the weights, from these batches; None if it needs nothing.
+
+    The model is seen in evaluation mode, so that norm statistics and chance have no part in it. Its weights stay as
+    they are, its gradients are cleared.
+
+    Args:
+        criterion: Gradients are averaged over all batches; other evidence takes the first `num_batches`.
+        model: On the batches' device.
+        groups: Its groups.
+        batches: Prepared batches.
+        loss: `loss(model, batch)`: the mean loss.
+    Raises:
+        RecipeError: If the criterion needs batches and there are none, or none whose gradients are finite.
+    """
+    require_batches(criterion, batches, loss)
+    if not criterion.needs or batches is None or loss is None:
+        return None
+    if isinstance(criterion, GatheringCriterion):
+        return criterion.gather(model, groups, list(islice(batches, criterion.num_batches)), loss)
+    assert isinstance(criterion, GradientCriterion)
+    evidence = Evidence()
+    with evaluating(model), torch.enable_grad():
+        for batch in batches:
+            model.zero_grad(set_to_none=True)
+            loss(model, batch).backward()  # type: ignore[no-untyped-call]
+            evidence.add(criterion.batch_evidence(model, groups))
+    model.zero_grad(set_to_none=True)
+    if not evidence.count:
+        raise RecipeError(
+            f"criterion {type(criterion).__name__} saw no batch whose gradients are finite: give at least one batch, "
+            "and look at the loss"
+        )
+    return evidence.mean()
 
 
 def require_readers(model: nn.Module, groups: Sequence[ChannelGroup], criterion: str) -> None:

@@ -53,19 +53,39 @@ def save(
         ...     load(f"{folder}/digits.safetensors").training
         False
     """
+    content = model_bytes(model, spec=spec, plan=plan, groups=groups, metadata=metadata)
+    try:
+        with atomic_write(path) as file:
+            file.write(content)
+    except OSError as error:
+        raise ModelFileError(
+            f"cannot write {path} ({error.strerror or error}); nothing was replaced; free space or choose another place"
+        ) from error
+
+
+def model_bytes(
+    model: nn.Module,
+    *,
+    spec: ModelSpec,
+    plan: PruningPlan | None = None,
+    groups: Sequence[ChannelGroup] | None = None,
+    metadata: Mapping[str, Any] | None = None,
+) -> bytes:
+    """What `save` writes; arguments and errors are its own.
+
+    Example:
+        >>> from adasap.models import open_model
+        >>> spec = ModelSpec("adasap:digits_net", {"widths": [4, 4, 4]})
+        >>> b"adasap-model" in model_bytes(open_model(spec), spec=spec)
+        True
+    """
     from safetensors.torch import save as to_bytes
 
     texts = {"format": FORMAT, "version": VERSION, "spec": _spec_text(spec), **_plan_texts(plan, groups)}
     texts["metadata"] = _metadata_text(metadata)
     tensors = _state(model)
     texts["sha256"] = digest(texts, tensors)
-    try:
-        with atomic_write(path) as file:
-            file.write(to_bytes(tensors, metadata=texts))
-    except OSError as error:
-        raise ModelFileError(
-            f"cannot write {path} ({error.strerror or error}); nothing was replaced; free space or choose another place"
-        ) from error
+    return to_bytes(tensors, metadata=texts)
 
 
 def load(

@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
@@ -49,17 +50,26 @@ def export_graph(model: nn.Module, example_inputs: ExampleInputs, *, training: b
 
 
 def export_program(
-    model: nn.Module, arguments: tuple[Tensor, ...], *, training: bool = False
+    model: nn.Module,
+    arguments: tuple[Tensor, ...],
+    *,
+    training: bool = False,
+    dynamic_shapes: tuple[dict[int, Any] | None, ...] | None = None,
 ) -> torch.export.ExportedProgram:
     """What `torch.export` makes of the model; train/eval flags come back as they were.
 
+    Args:
+        model: Left as it is.
+        arguments: Of forward, by position.
+        training: Export the training graph.
+        dynamic_shapes: For each argument axis -> `torch.export.Dim`; axes that are not named are fixed.
     Raises:
         TraceError: If the model cannot be exported.
     """
     try:
         with in_mode(model, training), torch.no_grad(), quiet(), warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            return torch.export.export(model, arguments, strict=False)
+            return torch.export.export(model, arguments, strict=False, dynamic_shapes=dynamic_shapes)
     except Exception as error:  # torch.export raises errors of many kinds
         first_line = str(error).strip().split("\n")[0]
         raise TraceError(

@@ -5,6 +5,7 @@ from adasap.pruning.cost import CostModel, Parameters, amount
 from adasap.pruning.knapsack import KnapsackSolution, solve_knapsack
 from adasap.pruning.latency import Latency, LatencyTable
 from adasap.pruning.macs import MACs
+from adasap.pruning.one_shot import Pruned, prune
 from adasap.pruning.options import BudgetOptions, PruningOptions, build_cost
 from adasap.pruning.plan import PruningPlan
 from adasap.pruning.preparing import Preparation, PreparingOptions, build_preparation
@@ -37,6 +38,7 @@ __all__ = [
     "Parameters",
     "Preparation",
     "PreparingOptions",
+    "Pruned",
     "PruningOptions",
     "PruningPlan",
     "PruningSchedule",
@@ -48,6 +50,7 @@ __all__ = [
     "build_preparation",
     "build_schedule",
     "event_steps",
+    "prune",
     "ranking_classes",
     "select_channels",
     "solve_knapsack",

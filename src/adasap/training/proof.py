@@ -11,10 +11,8 @@ from torch.utils._pytree import tree_leaves
 from adasap.errors import TrainingError
 from adasap.groups import ChannelGroup, cut_matches_mask, evaluating
 from adasap.pruning import PruningPlan
+from adasap.pruning.proof import MAX_MASK_ERROR
 from adasap.training.state import TrainingState
-
-MAX_MASK_ERROR = 1e-3
-"""Largest relative float32 difference between a cut model and the masked one that is taken for rounding."""
 
 
 def prove_cut(

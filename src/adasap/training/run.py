@@ -21,6 +21,7 @@ from adasap.data import TrainingStream
 from adasap.errors import RecipeError
 from adasap.groups import ChannelGroup, Scores, trace_groups, widths
 from adasap.pruning import PruningPlan, Selection, apply_plan_, build_preparation
+from adasap.pruning.proof import probe_images
 from adasap.robustness import SuiteResult, evaluate_suite
 from adasap.sharpness import recalibrate_
 from adasap.tasks import Task
@@ -278,9 +279,7 @@ class CompressionRun:
 
     def _probe(self) -> Tensor:
         """Eight random images, the same at every event, on the run's device."""
-        inputs = self.data.example_inputs.expand(8, *self.data.example_inputs.shape[1:]).to(self.runtime.device)
-        generator = torch.Generator().manual_seed(self.config.seed)
-        return inputs + torch.randn(inputs.shape, generator=generator).to(inputs)
+        return probe_images(self.data.example_inputs.to(self.runtime.device), seed=self.config.seed)
 
     def _observe(self, record: Record) -> None:
         for watcher in self._watchers:
