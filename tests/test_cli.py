@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import subprocess
 import sys
 from collections.abc import Callable
@@ -18,8 +19,9 @@ from typer.testing import CliRunner
 
 import adasap
 from adasap.cli import app
-from adasap.errors import DataError, ModelError, RecipeError
+from adasap.errors import AdasapError, BudgetError, DataError, ModelError, RecipeError
 from adasap.models import ModelSpec, open_model
+from adasap.pruning import LatencyTable
 
 Tree = dict[str, Any]
 TinyRecipe = Callable[..., Tree]
@@ -231,3 +233,40 @@ def test_pretrained_networks_reach_their_published_accuracy(
     call("evaluate", f"adasap:cifar_resnet{depth}", "--weights", str(weights), *data)
     mean = json.loads(out.read_text())["suites"]["clean"]["mean"]
     assert 100 * mean == pytest.approx(percent, abs=0.02)  # ties in the last bit differ between machines
+
+
+@pytest.mark.slow
+def test_a_latency_table_is_made_and_spent(tiny_recipe: TinyRecipe, tmp_path: Path) -> None:
+    table = tmp_path / "table.json"
+    tree = tiny_recipe()
+    arguments = ("--latency-table", str(table), "--threads", "1", "--plans", "1", "--seconds", "0")
+    text = call("profile", str(written(tree, tmp_path)), *arguments)
+    assert "points of" in text
+    assert "error of a plan's share of the dense time" in text
+    settings = json.loads(table.read_text())["settings"]
+    assert settings["threads"] == 1
+    assert settings["batch"] == 1
+    with pytest.raises(BudgetError, match=r"was measured with batch=1, now it would be 2; take another file"):
+        call("profile", str(written(tree, tmp_path)), *arguments, "--batch", "2")
+
+    made_up = LatencyTable.from_json(table.read_text())  # a measured one of a network this small is mostly noise
+    made_up.scale, made_up.call_ms = 1.0, 0.0
+    made_up.points = {key: {at: 1.0 + math.prod(at) for at in points} for key, points in made_up.points.items()}
+    table.write_text(made_up.to_json())
+    tree["pruning"]["budget"] = {"latency": 0.6, "latency_table": str(table)}
+    call("compress", str(written(tree, tmp_path)), "--out", str(tmp_path / "runs"))
+    folder = tmp_path / "runs" / tree["name"]
+    records = [json.loads(line) for line in (folder / "records.jsonl").read_text().splitlines()]
+    last = [record for record in records if record.get("unit") == "ms"][-1]
+    assert last["cost"] <= last["cost_limit"]
+
+    table.write_text(table.read_text().replace('"scale": ', '"scale": 1'))
+    with pytest.raises(AdasapError, match="latency table"):
+        call("compress", str(written(tree, tmp_path)), "--out", str(tmp_path / "runs"))
+
+
+def test_a_device_that_is_not_there_is_refused() -> None:
+    with pytest.raises(
+        ModelError, match=r"device 'cuda:77' cannot be used .* give --device cpu, or cuda where there is one"
+    ):
+        call("profile", "adasap:digits_net", "--device", "cuda:77")

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 import torch
 import torchvision
 from torch import nn
 
-from adasap.errors import BudgetError
+import adasap
+from adasap.errors import BudgetError, RecipeError
 from adasap.groups import ChannelGroup, prunable, trace_groups
-from adasap.pruning import Budget, solve_knapsack
+from adasap.pruning import Budget, BudgetOptions, build_cost, solve_knapsack
+from adasap.pruning.calibration import _fit, calibrate, cut_copy, prediction_accuracy, random_widths
 from adasap.pruning.latency import Latency, LatencyTable
 from adasap.pruning.layers import layer_calls
-from adasap.pruning.timing import Setting, TimingOptions, measure_layers_
+from adasap.pruning.timing import Setting, TimingOptions, measure_layers_, time_models_ms
 
 CPU = torch.device("cpu")
 QUICK = TimingOptions(repeats=1, milliseconds=0.0, rounds=2, seconds=0.0)
@@ -121,3 +125,93 @@ def test_a_measured_table_is_resumed_kept_as_json_and_spent_by_the_knapsack() ->
 def test_foreign_files_are_refused(text: str) -> None:
     with pytest.raises(BudgetError, match="no latency table"):
         LatencyTable.from_json(text)
+
+
+def test_calibration_finds_what_a_call_costs_and_what_the_network_adds() -> None:
+    sums, num_calls = [10.0, 5.0, 2.0, 3.0], 40
+    scale, call_ms = _fit(sums, [1.25 * s + 0.05 * num_calls for s in sums], num_calls)
+    assert (scale, call_ms) == pytest.approx((1.25, 0.05))
+    assert _fit(sums, [1.25 * s - 1.0 for s in sums], num_calls)[1] == 0.0
+
+
+def test_a_calibrated_table_adds_its_calls_and_stands_scaled() -> None:
+    net, groups, x = network()
+    table = made_up(layer_calls(net, groups, x), bilinear)
+    raw = Latency(table, net, groups, x)
+    fitted = LatencyTable.from_json(dataclasses.replace(table, scale=2.0, call_ms=0.5).to_json())
+    cost = Latency(fitted, net, groups, x)
+    assert cost.total({"0": 9}) == pytest.approx(2.0 * raw.total({"0": 9}) + 0.5 * raw.num_calls)
+    expected = [cost.total({"0": c}) for c in (4, 20)]
+    assert cost.along({}, "0", [4, 20]).tolist() == pytest.approx(expected)
+
+
+def test_whole_models_are_fitted_and_predicted() -> None:
+    net, groups, x = network()
+    table = LatencyTable()
+    measure_layers_(table, layer_calls(net, groups, x), Setting(), QUICK, lambda done, of: None)
+    fitted = calibrate(table, net, groups, x, Setting(), QUICK)
+    assert fitted.scale > 0
+    assert fitted.call_ms >= 0
+    accuracy = prediction_accuracy(fitted, net, groups, x, Setting(), QUICK, num_plans=3)
+    dense, plan = accuracy.dense, accuracy.plans[1]
+    assert plan.widths == random_widths(groups, seed=1) != accuracy.plans[0].widths
+    shares = plan.predicted_ms / dense.predicted_ms, plan.measured_ms / dense.measured_ms
+    assert accuracy.errors[1] == pytest.approx(abs(shares[0] - shares[1]))
+
+
+def test_a_copy_is_cut_to_the_widths_that_are_timed() -> None:
+    net, groups, x = network()
+    cut = cut_copy(net, groups, {"0": 8, "3": 48})
+    assert (cut[0].out_channels, cut[3].in_channels, cut[3].out_channels) == (8, 8, 48)
+    assert net[0].out_channels == 32
+    assert cut(x).shape == (2, 5)
+
+
+@pytest.mark.slow
+def test_a_compiled_setting_compiles_for_these_shapes() -> None:
+    net, _, x = network()
+    setting = Setting(compiled=True, threads=1, channels_last=False)
+    placed, batch = setting.place(net), setting.batch(x, 3)
+    with setting.applied():
+        assert torch.get_num_threads() == 1
+        times = time_models_ms({"it": placed}, batch, rounds=2, seconds=0.0)
+        torch.testing.assert_close(placed(batch), net(batch), rtol=1e-4, atol=1e-5)
+    assert len(times["it"]) == 2
+    assert isinstance(placed, torch._dynamo.eval_frame.OptimizedModule)
+
+
+@pytest.mark.parametrize(
+    ("budget", "message"),
+    [
+        ({"latency": 0.5}, "need latency_table"),
+        ({"latency": 2.0, "latency_table": "t.json"}, "milliseconds are latency_ms"),
+        ({"macs": 0.5, "latency_table": "t.json"}, "nothing else takes it"),
+        ({"latency": 0.5, "latency_ms": 3.0, "latency_table": "t.json"}, "exactly one of"),
+        ({"latency_ms": 0.0, "latency_table": "t.json"}, "above 0"),
+    ],
+)
+def test_budgets_of_time_say_what_they_want(budget, message: str) -> None:
+    with pytest.raises(RecipeError, match=message):
+        BudgetOptions(**budget)
+
+
+def test_a_missing_table_names_the_command_that_makes_it(tmp_path) -> None:
+    net, groups, x = network()
+    options = BudgetOptions(latency=0.5, latency_table=str(tmp_path / "none.json"))
+    with pytest.raises(BudgetError, match=r"no latency table .*none.json'; make it .* --latency-table"):
+        build_cost(options, net, groups, x[:1])
+
+
+def test_prune_takes_milliseconds(tmp_path) -> None:
+    net, groups, x = network()
+    table = made_up(layer_calls(net, groups, x), bilinear)
+    table.settings["batch"] = len(x)
+    path = tmp_path / "table.json"
+    path.write_text(table.to_json())
+    for selection in ("ranking", "knapsack"):
+        pruned = adasap.prune(net, x[:1], "l2", {"latency": 0.6, "latency_table": str(path)}, selection=selection)
+        assert pruned.cost.unit == "ms"
+        assert pruned.cost_after <= 0.6 * pruned.cost_before
+    limit = 0.5 * pruned.cost_before
+    pruned = adasap.prune(net, x[:1], "l2", {"latency_ms": limit, "latency_table": str(path)}, selection="knapsack")
+    assert pruned.cost_after <= limit < pruned.cost_before

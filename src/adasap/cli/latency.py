@@ -24,12 +24,19 @@ SAVE_SECONDS = 5.0
 
 
 def write_latency_table(
-    opened: OpenedModel, path: Path, setting: Setting, *, batch: int, num_plans: int, console: Console
+    opened: OpenedModel,
+    path: Path,
+    setting: Setting,
+    *,
+    batch: int,
+    seconds: float,
+    num_plans: int,
+    console: Console,
 ) -> None:
     """Measures what the file lacks, fits whole models, prints the error on random plans."""
     model = opened.dense or opened.model
     settings = {**setting.describe(), "batch": batch, "pixels": opened.spec.input_size[-1]}
-    table = _open_table(path, settings)
+    table, options = _open_table(path, settings), TimingOptions(seconds=seconds)
     inputs = opened.example_inputs.repeat(batch, 1, 1, 1)
     with console.status("tracing"):
         groups = trace_groups(model, opened.example_inputs)
@@ -46,12 +53,12 @@ def write_latency_table(
                 saved = time.monotonic()
 
         size = sum(p.numel() for p in model.parameters()) * setting.dtype.itemsize
-        measure_layers_(table, calls, setting, TimingOptions(), done, weight_bytes=size)
+        measure_layers_(table, calls, setting, options, done, weight_bytes=size)
     with console.status("measuring whole models"):
-        fitted = calibrate(table, model, groups, inputs, setting, TimingOptions())
+        fitted = calibrate(table, model, groups, inputs, setting, options)
         _save(fitted, path)
         if num_plans:
-            accuracy = prediction_accuracy(fitted, model, groups, inputs, setting, TimingOptions(), num_plans=num_plans)
+            accuracy = prediction_accuracy(fitted, model, groups, inputs, setting, options, num_plans=num_plans)
             fitted.settings["error"] = {"median": statistics.median(accuracy.errors), "worst": max(accuracy.errors)}
             _save(fitted, path)
             _print(accuracy, console)

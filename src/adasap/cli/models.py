@@ -1,4 +1,4 @@
-"""How every verb takes a model: by a builder's name, or as a file that was saved by `adasap`."""
+"""How every verb takes a model: by a builder's name, in a recipe, or as a file that was saved by `adasap`."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import torch
 import typer
 from torch import nn
 
+from adasap.config import read_recipe
 from adasap.export import ModelFile, load, read_header
 from adasap.models import ModelSpec, open_model
 
@@ -18,7 +19,8 @@ ModelArgument = Annotated[
     str,
     typer.Argument(
         metavar="MODEL",
-        help="A model file (model.safetensors), torchvision:NAME, timm:NAME, adasap:NAME, or module:function.",
+        help="A model file (model.safetensors), torchvision:NAME, timm:NAME, adasap:NAME, module:function, or a recipe "
+        "(its dense model).",
     ),
 ]
 SizeOption = Annotated[
@@ -59,6 +61,9 @@ def open_named(
     trust_builder: bool = False,
 ) -> OpenedModel:
     """Opens the model of the command line."""
+    if name.endswith((".yaml", ".yml")):
+        spec = read_recipe(Path(name)).model
+        return OpenedModel(open_model(spec, trust_builder=True).eval(), spec, None)
     if name.endswith(".safetensors") or Path(name).is_file():
         header = read_header(name)
         model = load(name, trust_builder=trust_builder)

@@ -23,7 +23,7 @@ def profile(
         int | None,
         typer.Option(min=1, help="The larger batch; batch 1 is always measured.", show_default="16, table: 1"),
     ] = None,
-    seconds: Annotated[float, typer.Option(help="Time for each batch size.")] = 4.0,
+    seconds: Annotated[float, typer.Option(help="Time for each comparison of whole models.")] = 4.0,
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
     threads: Annotated[int | None, typer.Option(min=1, help="Threads of the CPU.", show_default="all")] = None,
     precision: Annotated[Precision, typer.Option(help="Number type.")] = "float32",
@@ -36,11 +36,13 @@ def profile(
     trust_builder: TrustOption = False,
 ) -> None:
     """Measure what a model needs, the dense one beside it if the file is pruned."""
+    _require_device(device)
     opened = open_named(model, size, weights, trust_builder=trust_builder)
     setting = Setting(device, threads, precision, channels_last, compiled)
-    _require_device(device)
     if latency_table is not None:
-        write_latency_table(opened, latency_table, setting, batch=batch or 1, num_plans=plans, console=Console())
+        write_latency_table(
+            opened, latency_table, setting, batch=batch or 1, seconds=seconds, num_plans=plans, console=Console()
+        )
         return
     _print_profiles(opened, setting, batch or 16, seconds)
 
