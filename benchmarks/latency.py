@@ -1,0 +1,251 @@
+"""How well latency tables predict, and what the knapsack buys at equal predicted latency.
+
+    python benchmarks/latency.py                      # about 20 minutes on two quiet cores; resumes
+
+1. For ResNet-50 and MobileNet-V2 at batch 1 and 16 (224 px, float32, channels_last): measures a table, calibrates it
+   on six models, and times ten random plans that it was not made from, interleaved with the dense model. The error of a
+   plan is |predicted - measured|, each in units of its own dense time. Also the time of one knapsack for half the
+   latency.
+2. With --cifar10 FOLDER (from `python ../shared/data/unpack.py FOLDER`) and --weights FOLDER: the pretrained ResNet-20
+   and ResNet-56, cut once by L2 scores to shares of their predicted latency, by ranking and by knapsack. Kept
+   importance, measured latency, and accuracy on the test images after norm statistics are estimated anew on 2,048
+   training images, without fine-tuning.
+
+Writes results/latency.json after every step and docs/results-latency.md from it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import json
+import statistics
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from rich.console import Console
+from torch import Tensor, nn
+
+from adasap.cli.latency import write_latency_table
+from adasap.cli.models import OpenedModel
+from adasap.criteria import score
+from adasap.export import atomic_write
+from adasap.groups import ChannelGroup, prunable, trace_groups
+from adasap.models import ModelSpec, open_model
+from adasap.pruning import (
+    Budget,
+    BudgetOptions,
+    PruningPlan,
+    apply_plan_,
+    build_cost,
+    select_channels,
+    solve_knapsack,
+)
+from adasap.pruning.calibration import cut_copy, measure_widths_ms, prediction_accuracy
+from adasap.pruning.latency import LatencyTable
+from adasap.pruning.timing import Setting, TimingOptions
+from adasap.report import Table
+from adasap.sharpness import recalibrate_
+
+ROOT = Path(__file__).resolve().parents[1]
+RESULTS, PAGE = ROOT / "results" / "latency.json", ROOT / "docs" / "results-latency.md"
+NETWORKS, BATCHES = ("resnet50", "mobilenet_v2"), (1, 16)
+CIFAR, SHARES = ("cifar_resnet20", "cifar_resnet56"), (0.8, 0.65, 0.5)
+OPTIONS = TimingOptions(rounds=15, seconds=15.0)
+NUM_PLANS = 10
+"""Random plans, with seeds that the calibration does not use."""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--tables", type=Path, default=Path("runs/latency"), help="folder of the tables")
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--cifar10", type=Path, help="folder with train.npz and test.npz")
+    parser.add_argument("--weights", type=Path, help="folder with resnet20_cifar10.safetensors and resnet56_...")
+    parser.add_argument("--again", action="store_true", help="time the plans again, with the tables that are there")
+    arguments = parser.parse_args()
+    setting = Setting(threads=arguments.threads)
+    arguments.tables.mkdir(parents=True, exist_ok=True)
+    results: dict[str, Any] = (
+        json.loads(RESULTS.read_text()) if RESULTS.is_file() else {"accuracy": {}, "selection": {}}
+    )
+    if arguments.again:
+        results["accuracy"] = {}
+    results["setting"] = setting.describe()
+    for name in NETWORKS:
+        for batch in BATCHES:
+            if f"{name}, batch {batch}" not in results["accuracy"]:
+                results["accuracy"][f"{name}, batch {batch}"] = accuracy(name, batch, arguments.tables, setting)
+                write(results)
+    if arguments.cifar10 is not None:
+        for name in CIFAR:
+            if name not in results["selection"]:
+                weights = arguments.weights / f"{name.removeprefix('cifar_')}_cifar10.safetensors"
+                results["selection"][name] = selection(name, weights, arguments.cifar10, arguments.tables, setting)
+                write(results)
+    write(results)
+
+
+def accuracy(name: str, batch: int, folder: Path, setting: Setting) -> dict[str, Any]:
+    """Table, ten random plans, and one knapsack."""
+    spec = ModelSpec(f"torchvision:{name}", input_size=(3, 224, 224))
+    torch.manual_seed(0)
+    opened = OpenedModel(open_model(spec).eval(), spec, None)
+    path = folder / f"{name}-{batch}.json"
+    started = time.perf_counter()
+    write_latency_table(opened, path, setting, batch=batch, seconds=15.0, num_plans=0, console=Console())
+    seconds = time.perf_counter() - started
+    table, inputs = LatencyTable.from_json(path.read_text()), opened.example_inputs.repeat(batch, 1, 1, 1)
+    groups = trace_groups(opened.model, opened.example_inputs)
+    found = prediction_accuracy(table, opened.model, groups, inputs, setting, OPTIONS, num_plans=NUM_PLANS)
+    scores = score("l2", opened.model, groups)
+    options = BudgetOptions(latency=0.5, latency_table=str(path))
+    cost = build_cost(options, opened.model, groups, inputs[:1])
+    started = time.perf_counter()
+    solved = solve_knapsack(groups, scores, options.of(cost))
+    solve_seconds = time.perf_counter() - started
+    print(f"{name}, batch {batch}: median error {statistics.median(found.errors):.1%}, worst {max(found.errors):.1%}")
+    return {
+        "table_seconds": seconds,
+        "points": sum(map(len, table.points.values())),
+        "alignment": table.alignment,
+        "scale": table.scale,
+        "call_ms": table.call_ms,
+        "dense_predicted_ms": found.dense.predicted_ms,
+        "dense_measured_ms": found.dense.measured_ms,
+        "predicted_ms": [plan.predicted_ms for plan in found.plans],
+        "measured_ms": [plan.measured_ms for plan in found.plans],
+        "errors": found.errors,
+        "solve_seconds": solve_seconds,
+        "solve_rounds": solved.rounds,
+    }
+
+
+def selection(name: str, weights: Path, data: Path, folder: Path, setting: Setting) -> dict[str, Any]:
+    """Ranking and knapsack at the same shares of the dense latency."""
+    spec = ModelSpec(f"adasap:{name}", input_size=(3, 32, 32), weights=str(weights))
+    model = open_model(spec).eval()
+    opened = OpenedModel(model, spec, None)
+    path, batch = folder / f"{name}-16.json", 16
+    write_latency_table(opened, path, setting, batch=batch, seconds=10.0, num_plans=0, console=Console())
+    groups = trace_groups(model, opened.example_inputs)
+    scores = score("l2", model, groups)
+    whole = sum(float(scores[group.name].sum()) for group in prunable(groups))
+    cost = build_cost(BudgetOptions(latency=0.5, latency_table=str(path)), model, groups, opened.example_inputs)
+    plans: dict[str, PruningPlan] = {}
+    for share in SHARES:
+        budget = Budget(cost, kept=share)
+        plans[f"ranking {share}"] = select_channels(groups, scores, budget)
+        plans[f"knapsack {share}"] = solve_knapsack(groups, scores, budget).plan
+    chosen = [{}, *(plan.widths() for plan in plans.values())]
+    dense_ms, *measured = measure_widths_ms(
+        model, groups, opened.example_inputs.repeat(batch, 1, 1, 1), chosen, setting, OPTIONS
+    )
+    rows = {"dense": {"clean": correct(model, data)}}
+    for (title, plan), ms in zip(plans.items(), measured, strict=True):
+        rows[title] = {
+            "kept_importance": sum(float(scores[g][kept].sum()) for g, kept in plan.kept.items()) / whole,
+            "predicted_share": cost.total(plan.widths()) / cost.dense,
+            "measured_share": ms / dense_ms,
+            "parameters": parameters_of(model, groups, plan),
+            "clean": correct(cut_and_recalibrated(model, groups, plan, data), data),
+        }
+        print(name, title, rows[title])
+    return rows
+
+
+def cut_and_recalibrated(
+    model: nn.Module, groups: tuple[ChannelGroup, ...], plan: PruningPlan, data: Path
+) -> nn.Module:
+    cut = copy.deepcopy(model)
+    apply_plan_(cut, groups, plan)
+    images = prepared(np.load(data / "train.npz")["images"][:2048])
+    recalibrate_(cut, images.split(128))
+    return cut.eval()
+
+
+def parameters_of(model: nn.Module, groups: tuple[ChannelGroup, ...], plan: PruningPlan) -> int:
+    return sum(p.numel() for p in cut_copy(model, groups, plan.widths()).parameters())
+
+
+def prepared(images: np.ndarray[Any, Any]) -> Tensor:
+    """uint8 [N, 32, 32, 3] -> float [N, 3, 32, 32], normalised as the weights want it."""
+    mean, std = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
+    return ((torch.from_numpy(images).float() / 255 - mean) / std).permute(0, 3, 1, 2)
+
+
+@torch.inference_mode()
+def correct(model: nn.Module, data: Path) -> float:
+    """Share of the test images that are classified correctly."""
+    test = np.load(data / "test.npz")
+    images, labels = prepared(test["images"]), torch.from_numpy(test["labels"]).long()
+    right = sum(int((model(x).argmax(1) == y).sum()) for x, y in zip(images.split(500), labels.split(500), strict=True))
+    return right / len(labels)
+
+
+def write(results: dict[str, Any]) -> None:
+    """JSON, and the page made of it."""
+    with atomic_write(RESULTS) as file:
+        file.write((json.dumps(results, indent=1) + "\n").encode())
+    with atomic_write(PAGE) as file:
+        file.write(page(results).encode())
+
+
+def page(results: dict[str, Any]) -> str:
+    """Both tables."""
+    rows = [
+        [
+            title,
+            str(r["points"]),
+            f"{r['table_seconds']:.0f}",
+            f"{r['dense_predicted_ms']:.1f} / {r['dense_measured_ms']:.1f}",
+            f"{100 * statistics.median(r['errors']):.1f}",
+            f"{100 * max(r['errors']):.1f}",
+            f"{r['solve_seconds']:.1f}",
+        ]
+        for title, r in results["accuracy"].items()
+    ]
+    names = [
+        "network",
+        "points",
+        "table (s)",
+        "dense, predicted / measured (ms)",
+        "median error (%)",
+        "worst error (%)",
+    ]
+    accuracy_table = Table([*names, "knapsack (s)"], rows)
+    chosen = [
+        [
+            name,
+            title,
+            f"{row.get('predicted_share', 1.0):.3f}",
+            f"{row.get('measured_share', 1.0):.3f}",
+            f"{row.get('kept_importance', 1.0):.3f}",
+            f"{row['parameters']:,}" if "parameters" in row else "",
+            f"{100 * row['clean']:.2f}",
+        ]
+        for name, found in results["selection"].items()
+        for title, row in found.items()
+    ]
+    columns = ["network", "plan", "predicted share", "measured share", "kept importance", "parameters", "clean (%)"]
+    setting = ", ".join(f"{name} {value}" for name, value in results["setting"].items())
+    docs = (__doc__ or "").split("\n\n")
+    return (
+        "\n\n".join(
+            [
+                "# Latency tables",
+                f"`python benchmarks/latency.py` made this page ({setting}).",
+                docs[2],
+                str(accuracy_table),
+                str(Table(columns, chosen)) if chosen else "",
+            ]
+        ).rstrip()
+        + "\n"
+    )
+
+
+if __name__ == "__main__":
+    main()
