@@ -19,6 +19,7 @@ from adasap.pruning.schedule import (
 )
 from adasap.pruning.select import select_channels
 from adasap.pruning.selection import Selection
+from adasap.pruning.soft_mask import SoftMask
 from adasap.pruning.surgery import apply_plan_
 
 __all__ = [
@@ -39,6 +40,7 @@ __all__ = [
     "PruningSchedule",
     "Ranking",
     "Selection",
+    "SoftMask",
     "apply_plan_",
     "build_cost",
     "build_preparation",

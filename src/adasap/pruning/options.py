@@ -69,7 +69,7 @@ class PruningOptions:
         selection: `ranking` removes the lowest scores until the budget is met; `knapsack` keeps the widths whose
             summed importance is largest within it.
         budget: What may be left at the end.
-        prepare: What is done to the channels that are to go before they go.
+        prepare: What is done to the channels that are to go before they go for good.
         schedule: How the kept cost falls from event to event.
         events: Number of pruning events (fewer where they do not fit).
         every: Least number of steps between two events.
@@ -107,6 +107,11 @@ class PruningOptions:
             raise RecipeError(
                 f"pruning.selection knapsack weighs all groups together, so pruning.ranking {self.ranking!r} has no "
                 "part in it; leave ranking out, or take selection `ranking`"
+            )
+        if self.prepare.masks and (self.events == 1 or self.schedule == "one_shot"):
+            raise RecipeError(
+                "pruning.prepare.kind soft_masks masks at all events but the last, and there is only one; give "
+                "pruning.events of at least 2 with schedule exponential, cubic or linear"
             )
         if not 0 <= self.min_kept <= 1:
             raise RecipeError(f"pruning.min_kept is {self.min_kept}; give a fraction from 0 to 1")

@@ -32,7 +32,12 @@ class StepRecord:
 
 @dataclass(frozen=True)
 class PruneRecord:
-    """One pruning event: costs in the budget's unit, and how far the cut model was from the masked one."""
+    """One pruning event: costs in the budget's unit, and how far the cut model was from the masked one.
+
+    At an event that only masks, `cost` is what the cut would leave, and `mask_error` that of the cut on a copy.
+    `masked` counts the channels that are masked after the event, `returned` those that were and no longer are,
+    without being removed.
+    """
 
     kind: ClassVar[str] = "prune"
     step: int
@@ -44,6 +49,8 @@ class PruneRecord:
     removed: int
     mask_error: float
     seconds: float
+    masked: int = 0
+    returned: int = 0
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -13,7 +14,7 @@ from torch.optim.swa_utils import AveragedModel
 from adasap.criteria import Evidence
 from adasap.errors import CheckpointError, TrainingError
 from adasap.groups import ChannelGroup
-from adasap.pruning import PruningPlan
+from adasap.pruning import PruningPlan, SoftMask
 
 
 @dataclass
@@ -38,6 +39,7 @@ class TrainingState:
         plan: What has been kept so far, in the dense model's indices.
         evidence: Gradient evidence since the last pruning event.
         averaged: Exponential moving average of the weights, if wanted.
+        soft_mask: The channels that are masked until a later event, if any.
     """
 
     model: nn.Module
@@ -47,6 +49,11 @@ class TrainingState:
     evidence: Evidence
     averaged: AveragedModel | None = None
     counters: Counters = field(default_factory=Counters)
+    soft_mask: SoftMask | None = None
+
+    def masking(self) -> AbstractContextManager[None]:
+        """For a pass: what is masked for now is masked inside."""
+        return nullcontext() if self.soft_mask is None else self.soft_mask.applied()
 
     def divergence(self, sign: str) -> TrainingError:
         """The error to raise where training went off to infinity, and by which sign it was noticed."""
@@ -80,6 +87,7 @@ class TrainingState:
         return {
             "counters": asdict(self.counters),
             "plan": self.plan.to_json(),
+            "masked": None if self.soft_mask is None else self.soft_mask.plan.to_json(),
             "optimizer_groups": optimizer["param_groups"],
             "optimizer_scalars": scalars,
         }
@@ -98,6 +106,8 @@ class TrainingState:
         except (RuntimeError, ValueError, KeyError) as error:
             raise CheckpointError(f"the checkpoint does not fit this run: {error}; start in a new folder") from error
         self.evidence.load(_owned("evidence", tensors))
+        if masked := metadata.get("masked"):
+            self.soft_mask = SoftMask(self.model, self.groups, PruningPlan.from_json(masked))
         self.counters = Counters(**metadata["counters"])
 
 
