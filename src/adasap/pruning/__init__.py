@@ -1,6 +1,7 @@
 """Removing channels: cost, budget, schedule, selection, plan, surgery."""
 
 from adasap.pruning.budget import Budget
+from adasap.pruning.candidates import CandidateOptions, draw_candidate
 from adasap.pruning.cost import CostModel, Parameters
 from adasap.pruning.knapsack import KnapsackSolution, solve_knapsack
 from adasap.pruning.macs import MACs
@@ -25,6 +26,7 @@ from adasap.pruning.surgery import apply_plan_
 __all__ = [
     "Budget",
     "BudgetOptions",
+    "CandidateOptions",
     "CostModel",
     "CubicSchedule",
     "ExponentialSchedule",
@@ -45,6 +47,7 @@ __all__ = [
     "build_cost",
     "build_preparation",
     "build_schedule",
+    "draw_candidate",
     "event_steps",
     "ranking_classes",
     "select_channels",

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from adasap.errors import BudgetError, RecipeError
 from adasap.groups.group import ChannelGroup, prunable
 from adasap.pruning.budget import Budget
+from adasap.pruning.candidates import CandidateOptions
 from adasap.pruning.cost import CostModel, Parameters
 from adasap.pruning.macs import MACs
 from adasap.pruning.preparing import PreparingOptions
@@ -67,7 +68,9 @@ class PruningOptions:
         ranking: Over which channels the scores are compared: those of the whole model (`global`), of each group
             (`uniform`), or of each class of groups that are built alike (`isomorphic`).
         selection: `ranking` removes the lowest scores until the budget is met; `knapsack` keeps the widths whose
-            summed importance is largest within it.
+            summed importance is largest within it; `candidates` tries random divisions of it and takes the one
+            that works best.
+        candidates: How many `candidates` are tried, and on what.
         budget: What may be left at the end.
         prepare: What is done to the channels that are to go before they go for good.
         schedule: How the kept cost falls from event to event.
@@ -84,7 +87,8 @@ class PruningOptions:
     criterion: str = "l2"
     criterion_options: dict[str, Any] = field(default_factory=dict)
     ranking: Ranking = "global"
-    selection: Literal["ranking", "knapsack"] = "ranking"
+    selection: Literal["ranking", "knapsack", "candidates"] = "ranking"
+    candidates: CandidateOptions = field(default_factory=CandidateOptions)
     budget: BudgetOptions = field(default_factory=lambda: BudgetOptions(parameters=0.5))
     prepare: PreparingOptions = field(default_factory=PreparingOptions)
     schedule: Literal["exponential", "cubic", "linear", "one_shot"] = "exponential"
@@ -103,9 +107,10 @@ class PruningOptions:
             )
         if self.recalibration_batches < 0:
             raise RecipeError(f"pruning.recalibration_batches is {self.recalibration_batches}; give 0 or more")
-        if self.selection == "knapsack" and self.ranking != "global":
+        if self.selection != "ranking" and self.ranking != "global":
+            does = "weighs all groups together" if self.selection == "knapsack" else "draws what each group loses"
             raise RecipeError(
-                f"pruning.selection knapsack weighs all groups together, so pruning.ranking {self.ranking!r} has no "
+                f"pruning.selection {self.selection} {does}, so pruning.ranking {self.ranking!r} has no "
                 "part in it; leave ranking out, or take selection `ranking`"
             )
         if self.prepare.masks and (self.events == 1 or self.schedule == "one_shot"):

@@ -54,6 +54,28 @@ class PruneRecord:
 
 
 @dataclass(frozen=True)
+class CandidateRecord:
+    """A candidate of a pruning event: its cost in the budget's unit, score and loss on held-out training batches.
+
+    `best` says whether it is the best so far; the last one of an event that is was taken.
+    """
+
+    kind: ClassVar[str] = "candidate"
+    step: int
+    event: int
+    events: int
+    candidate: int
+    candidates: int
+    cost: float
+    cost_limit: float
+    unit: str
+    score: float
+    loss: float
+    best: bool
+    seconds: float
+
+
+@dataclass(frozen=True)
 class StageRecord:
     """An evaluation: suite name -> mean score, a fraction."""
 
@@ -75,7 +97,7 @@ class PhaseRecord:
     num_steps: int
 
 
-Record = StepRecord | PruneRecord | StageRecord | PhaseRecord
+Record = StepRecord | PruneRecord | CandidateRecord | StageRecord | PhaseRecord
 Observer = Callable[[Record], None]
 """Watches a run, cannot steer it."""
 

@@ -16,25 +16,24 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from adasap.criteria import validate_criterion
 from adasap.data import TrainingStream
-from adasap.errors import RecipeError
 from adasap.groups import ChannelGroup, Scores, trace_groups, widths
 from adasap.pruning import PruningPlan, Selection, build_preparation
 from adasap.robustness import SuiteResult, evaluate_suite
 from adasap.tasks import Task
 from adasap.training.data import Data
 from adasap.training.event import cut_, mask_
+from adasap.training.feasible import require_feasible
 from adasap.training.folder import RunFolder
 from adasap.training.identity import identity
 from adasap.training.loop import Trainer
 from adasap.training.opening import open_state, require_same_run
-from adasap.training.optimizer import require_cuttable_state
 from adasap.training.options import Compression
 from adasap.training.perturber import Perturber
 from adasap.training.records import Observer, PhaseRecord, PruneRecord, Record, StageRecord
 from adasap.training.runtime import Runtime
 from adasap.training.scoring import Scoring, criterion_of
+from adasap.training.search import Jury, find_best
 from adasap.training.timetable import Event, Timetable
 
 
@@ -73,7 +72,7 @@ class CompressionRun:
         self.timetable = Timetable.of(config, self.stream.steps_per_epoch, self.cost)
         self.preparation = build_preparation(config.pruning.prepare, model, self.dense_groups, self._select_last)
         self.dense_model = copy.deepcopy(model)
-        self._check_feasible(model)
+        require_feasible(config, self.criterion, model, self.selection, self.timetable, self.stream.steps_per_epoch)
         require_same_run(self.folder.saved, self._identity(), self.folder.path)
         self.state = open_state(model, self.dense_groups, config.training, self.runtime, self.folder.saved)
         self.scoring = Scoring(self.criterion, config.pruning, self.state, task, self.runtime, self.first_batches)
@@ -121,12 +120,13 @@ class CompressionRun:
         state = self.state
         state.require_finite()
         self._agree()
-        plan = self.selection.plan(state.groups, self.scoring.score(), event.limit)
+        plan = self._select(event)
         groups, mask = state.groups, state.soft_mask
         last = event.number == len(self.timetable.events)
         for_good = last or not self.config.pruning.prepare.masks
         mask_error = (cut_ if for_good else mask_)(state, plan, self._probe())
         state.evidence.reset()
+        state.tried.clear()
         state.counters.events = event.number
         self.trainer.rewrap()
         if last:
@@ -149,6 +149,25 @@ class CompressionRun:
             )
         )
         self.checkpoint()
+
+    def _select(self, event: Event) -> PruningPlan:
+        """What stays at an event, by the criterion and the selection of the recipe."""
+        scores, options = self.scoring.score(), self.config.pruning
+        if options.selection != "candidates":
+            return self.selection.plan(self.state.groups, scores, event.limit)
+        part = options.candidates.calibration_batches
+        batches = self.first_batches(part + options.candidates.scoring_batches)
+        return find_best(
+            self.selection,
+            self.state,
+            scores,
+            event,
+            Jury(self.task, self.runtime, batches[:part], batches[part:]),
+            seed=self.config.seed,
+            num_events=len(self.timetable.events),
+            observe=self._observe,
+            save=self.checkpoint,
+        )
 
     def _select_last(self, groups: Sequence[ChannelGroup], scores: Scores) -> PruningPlan:
         """What would stay if the last event came now."""
@@ -211,24 +230,6 @@ class CompressionRun:
             num_workers=workers,
             **ranks,
         )
-
-    def _check_feasible(self, model: nn.Module) -> None:
-        """What cannot work fails here, before the first step."""
-        validate_criterion(self.criterion, model, self.dense_groups)
-        require_cuttable_state(self.config.training.optimizer)
-        events = self.timetable.events
-        if "gradients" in self.criterion.needs and events[0].step == 0:
-            raise RecipeError(
-                f"criterion {self.config.pruning.criterion!r} needs gradients, but the first pruning event comes "
-                "before any step; give warm_up.epochs above 0, or a criterion of the weights such as l2"
-            )
-        if self.config.pruning.prepare.masks and len(events) == 1:
-            raise RecipeError(
-                "pruning.prepare.kind soft_masks needs two events, but only one fits into the window; give a larger "
-                "pruning.epochs or a smaller pruning.every"
-            )
-        equal = {group.name: torch.ones(group.num_channels) for group in self.dense_groups}
-        self._select_last(self.dense_groups, equal)
 
     # Small helpers
 
