@@ -25,14 +25,19 @@ from adasap.pruning import (
     Parameters,
     PruningOptions,
     PruningPlan,
+    Selection,
     apply_plan_,
     draw_candidate,
 )
 from adasap.sharpness import recalibrate_
 from adasap.training import CandidateRecord, PruneRecord, Record, Runtime, RuntimeOptions, ignore
 from adasap.training.checkpoint import read_checkpoint
-from adasap.training.search import Jury
+from adasap.training.opening import open_state
+from adasap.training.options import TrainingOptions
+from adasap.training.search import Jury, find_best
+from adasap.training.seed import derived_seed
 from adasap.training.state import Verdict
+from adasap.training.timetable import Event
 from criteria_nets import each, plain_net
 
 Tree = dict[str, Any]
@@ -132,6 +137,31 @@ def test_verdicts_are_ranked_by_what_the_recipe_says() -> None:
     assert max(verdicts, key=lambda verdict: verdict.rank("loss")) == Verdict(0.4, 1.0)
 
 
+def test_the_earliest_of_equal_candidates_is_taken_and_what_is_no_number_never_is() -> None:
+    """Verdicts that are known already are not asked for again."""
+    net, groups = plain_net(first=20, second=20)
+    options = PruningOptions(selection="candidates", candidates=CandidateOptions(count=4, with_ranking=False))
+    selection = Selection.of(options, net, groups, torch.zeros(1, 3, 6, 6))
+    runtime = Runtime(RuntimeOptions(device="cpu"))
+    state = open_state(net, groups, TrainingOptions(), runtime, None)
+    nan = Verdict(float("nan"), float("nan"))
+    state.tried = [nan, Verdict(0.25, 1.0), Verdict(0.25, 1.0), nan]
+    event = Event(1, 0, limit=0.5 * selection.cost.dense)
+    scores = {group.name: torch.rand(group.num_channels) for group in groups}
+    jury = Jury(Labels(mean=(0.0,) * 3, std=(1.0,) * 3), runtime, (), ())
+
+    def forbidden(*_: Any) -> None:
+        raise AssertionError("nothing is left to try")
+
+    best = find_best(selection, state, scores, event, jury, seed=7, num_events=1, observe=forbidden, save=forbidden)
+    drawn = [
+        selection.candidate(groups, scores, event.limit, seed=derived_seed(7, "candidate", 1, number)).to_json()
+        for number in (1, 2, 3, 4)
+    ]
+    assert len(set(drawn)) == 4
+    assert drawn.index(best.to_json()) == 1
+
+
 # In a run
 
 
@@ -169,6 +199,14 @@ def test_without_competition_it_is_the_ranking(tiny_recipe: TinyRecipe) -> None:
     same = compressed(tiny_recipe(pruning=searched(1) | {"epochs": 0}, **short)).plan
     other = compressed(tiny_recipe(pruning=searched(1, with_ranking=False) | {"epochs": 0}, **short)).plan
     assert same.to_json() == ranked.to_json() != other.to_json()
+
+
+def test_every_event_searches_anew(tiny_recipe: TinyRecipe) -> None:
+    records: list[Record] = []
+    several = searched(2) | {"schedule": "cubic", "events": 3}
+    compressed(tiny_recipe(pruning=several, fine_tune={"epochs": 0}), observe=records.append)
+    tried = [(record.event, record.candidate) for record in records if isinstance(record, CandidateRecord)]
+    assert tried == [(1, 1), (1, 2), (2, 1), (2, 2), (3, 1), (3, 2)]
 
 
 @pytest.mark.slow
