@@ -16,7 +16,7 @@ from torch.func import functional_call
 import adasap
 from adasap.cli.runs import open_data, open_task
 from adasap.config import parse_recipe
-from adasap.criteria import ReadingSide, build_criterion, reading_side, score
+from adasap.criteria import GradientCriterion, ReadingSide, build_criterion, reading_side, score
 from adasap.errors import RecipeError
 from adasap.groups import masked
 from adasap.models import open_model
@@ -183,6 +183,17 @@ def test_masked_channels_have_evidence(name: str) -> None:
     evidence = state.evidence.mean()
     assert (evidence["conv1"] > 0).all()
     assert (evidence["conv2"] > 0).all()
+
+
+def test_behind_a_relu_the_products_on_the_reading_side_are_those_of_the_norms() -> None:
+    net, groups = plain_net()
+    images, labels = batches(1)[0]
+    nn.functional.cross_entropy(net(images), labels).backward()
+    reading = ReadingSide(build_criterion("taylor")).batch_evidence(net, groups)
+    norms = build_criterion("taylor_norm")
+    assert isinstance(norms, GradientCriterion)
+    for name, evidence in norms.batch_evidence(net, groups[:2]).items():
+        torch.testing.assert_close(reading[name], evidence, rtol=1e-4, atol=1e-6)
 
 
 @pytest.mark.parametrize("name", ["activation_mean", "hutchinson"])
