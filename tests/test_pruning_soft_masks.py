@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import torch
@@ -55,12 +55,12 @@ def batches(count: int) -> list[Batch]:
     return [(torch.randn(8, 3, 6, 6, generator=generator), torch.arange(8) % 3) for _ in range(count)]
 
 
-def opened(**optimizer: Any) -> tuple[TrainingState, Trainer]:
+def opened(precision: Literal["float32", "bf16"] = "float32", **optimizer: Any) -> tuple[TrainingState, Trainer]:
     """A training state on the small net, and its loop."""
     net, groups = plain_net()
     for norm in (net.bn1, net.bn2):
         nn.init.zeros_(norm.bias)  # so that no channel is dead
-    runtime = Runtime(RuntimeOptions(device="cpu", channels_last=False))
+    runtime = Runtime(RuntimeOptions(device="cpu", precision=precision, channels_last=False))
     options = TrainingOptions(
         optimizer=OptimizerOptions(learning_rate=0.01, **optimizer), schedule=ScheduleOptions("constant")
     )
@@ -80,9 +80,12 @@ STEPS = {
 }
 
 
-@pytest.mark.parametrize("steps", list(STEPS))
-def test_what_is_not_masked_is_trained_as_in_the_cut_model(steps: str) -> None:
-    (hidden, masking), (cut, cutting) = opened(), opened()
+@pytest.mark.parametrize(
+    ("steps", "precision"), [("plain", "float32"), ("SAM", "float32"), ("ASAM", "float32"), ("SAM", "bf16")]
+)
+def test_what_is_not_masked_is_trained_as_in_the_cut_model(steps: str, precision: Literal["float32", "bf16"]) -> None:
+    (hidden, masking), (cut, cutting) = opened(precision), opened(precision)
+    close = {"rtol": 1e-3, "atol": 1e-5} if precision == "float32" else {"rtol": 2e-2, "atol": 2e-3}
     plan = PruningPlan.of(hidden.groups, KEPT)
     probe = batches(1)[0][0]
     assert mask_(hidden, plan, probe) < 1e-5
@@ -91,10 +94,10 @@ def test_what_is_not_masked_is_trained_as_in_the_cut_model(steps: str) -> None:
     trained(cutting, STEPS[steps], 4)
     assert cut_(hidden, plan, probe) < 1e-5
     for name, tensor in cut.model.state_dict().items():
-        torch.testing.assert_close(hidden.model.state_dict()[name], tensor, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(hidden.model.state_dict()[name], tensor, **close)
     momenta = zip(hidden.optimizer.state.values(), cut.optimizer.state.values(), strict=True)
     for ours, theirs in momenta:
-        torch.testing.assert_close(ours["momentum_buffer"], theirs["momentum_buffer"], rtol=1e-3, atol=1e-5)
+        torch.testing.assert_close(ours["momentum_buffer"], theirs["momentum_buffer"], **close)
 
 
 def test_readers_of_masked_channels_learn_straight_through_the_mask() -> None:
