@@ -259,7 +259,8 @@ def test_a_resumed_run_goes_on_under_its_masks(
 ) -> None:
     """The events come after steps 8, 10, 12 and 14; each leaves a checkpoint."""
     training = {"checkpoint_every": 3, "average_decay": average}
-    tree = tiny_recipe(pruning=soft(criterion=criterion, events=4), training=training)
+    warm_up = {"sharpness": {"refresh": 3}}
+    tree = tiny_recipe(pruning=soft(criterion=criterion, events=4), training=training, warm_up=warm_up)
 
     def snapshot(record: Record) -> None:
         if isinstance(record, StepRecord) and record.step in (9, 13, 15):
