@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import shutil
 from collections.abc import Callable
@@ -10,10 +11,12 @@ from typing import Any
 
 import pytest
 import torch
+from rich.console import Console
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
 import adasap
+from adasap.cli.progress import ProgressObserver
 from adasap.cli.runs import open_data, open_task
 from adasap.config import parse_recipe
 from adasap.errors import BudgetError, RecipeError
@@ -30,7 +33,7 @@ from adasap.pruning import (
     draw_candidate,
 )
 from adasap.sharpness import recalibrate_
-from adasap.training import CandidateRecord, PruneRecord, Record, Runtime, RuntimeOptions, ignore
+from adasap.training import CandidateRecord, PhaseRecord, PruneRecord, Record, Runtime, RuntimeOptions, ignore
 from adasap.training.checkpoint import read_checkpoint
 from adasap.training.opening import open_state
 from adasap.training.options import TrainingOptions
@@ -162,6 +165,13 @@ def test_the_earliest_of_equal_candidates_is_taken_and_what_is_no_number_never_i
     assert drawn.index(best.to_json()) == 1
 
 
+def test_the_progress_bar_says_which_candidate_is_tried() -> None:
+    with ProgressObserver(Console(file=io.StringIO()), "tiny") as progress:
+        progress(PhaseRecord(step=3, phase="pruning", stop=9, num_steps=12))
+        progress(CandidateRecord(3, 1, 1, 2, 5, 10.0, 10.0, "MACs", 0.5, 1.0, True, 0.1))
+        assert progress._progress.tasks[0].fields["detail"] == "candidate 2 of 5"
+
+
 # In a run
 
 
@@ -193,6 +203,7 @@ def test_the_best_candidate_is_taken(tiny_recipe: TinyRecipe, by: str) -> None:
     assert event.cost == tried[ranks.index(max(ranks))].cost
 
 
+@pytest.mark.slow
 def test_without_competition_it_is_the_ranking(tiny_recipe: TinyRecipe) -> None:
     short = {"warm_up": {"epochs": 0.25}, "fine_tune": {"epochs": 0}}
     ranked = compressed(tiny_recipe(pruning={"schedule": "one_shot", "epochs": 0}, **short)).plan
