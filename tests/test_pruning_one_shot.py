@@ -231,3 +231,8 @@ def test_a_criterion_that_cannot_score_the_model_says_so() -> None:
         prune(net, INPUTS, Incomplete(), {"macs": 0.5}, batches=[1], loss=loss)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="norm_scale"):
         prune(net, INPUTS, "norm_scale", {"macs": 0.5})
+
+
+def test_a_search_is_left_to_recipes() -> None:
+    with pytest.raises(RecipeError, match=r"by `ranking` or `knapsack`, got 'candidates'"):
+        adasap.prune(nn.Linear(2, 2), torch.zeros(1, 2), "l2", {"macs": 0.5}, selection="candidates")

@@ -83,6 +83,24 @@ def test_both_ranks_end_with_the_same_weights(
 
 
 @pytest.mark.slow
+def test_both_ranks_mask_and_choose_alike(tiny_recipe: Callable[..., Tree], tmp_path: Path) -> None:
+    search = {"selection": "candidates", "candidates": {"count": 3, "calibration_batches": 1, "scoring_batches": 2}}
+    tree = tiny_recipe(
+        pruning={
+            "epochs": 1,
+            "criterion": "taylor",
+            "events": 3,
+            "every": 2,
+            "prepare": {"kind": "soft_masks"},
+            **search,
+        },
+        training={"batch_size": 32, "runtime": {"device": "cpu"}},
+    )
+    first, second = launch(tree, tmp_path / "two", ranks=2)
+    assert equal(first, second)
+
+
+@pytest.mark.slow
 def test_two_ranks_make_the_numbers_of_one_where_the_ascent_point_is_shared(
     tiny_recipe: Callable[..., Tree], tmp_path: Path
 ) -> None:

@@ -107,7 +107,7 @@ def killing(function, at, before):
             os.kill(os.getpid(), signal.SIGKILL)
         return result
     return wrapped
-import adasap.sharpness.gradients, adasap.training.run
+import adasap.sharpness.gradients, adasap.training.event
 moment = sys.argv.pop(1)
 if moment == "between the passes":
     step = adasap.sharpness.gradients._Step
@@ -115,7 +115,7 @@ if moment == "between the passes":
 elif moment == "during a write":
     os.fsync = killing(os.fsync, 14, before=True)
 elif moment == "right after surgery":
-    adasap.training.run.apply_plan_ = killing(adasap.training.run.apply_plan_, 3, before=False)
+    adasap.training.event.apply_plan_ = killing(adasap.training.event.apply_plan_, 3, before=False)
 main()
 """
 

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from adasap.pruning import amount
-from adasap.training import PhaseRecord, PruneRecord, Record, StageRecord, StepRecord
+from adasap.training import CandidateRecord, PhaseRecord, PruneRecord, Record, StageRecord, StepRecord
 
 
 class ProgressObserver:
@@ -56,6 +56,8 @@ class ProgressObserver:
                     f"every cut = masked within {self._mask_error:.1g}",
                     highlight=False,
                 )
+        elif isinstance(record, CandidateRecord) and self._bar is not None:
+            self._progress.update(self._bar, detail=f"candidate {record.candidate} of {record.candidates}")
         elif isinstance(record, PhaseRecord):
             if self._bar is None:
                 self._bar = self._progress.add_task("", total=record.num_steps, completed=record.step, detail="")

@@ -2,6 +2,7 @@
 
 from adasap.criteria.evidence import Evidence
 from adasap.criteria.protocol import Criterion, GatheringCriterion, GradientCriterion
+from adasap.criteria.reading_side import ReadingSide, reading_side
 from adasap.criteria.registry import (
     FunctionCriterion,
     build_criterion,
@@ -17,8 +18,10 @@ __all__ = [
     "FunctionCriterion",
     "GatheringCriterion",
     "GradientCriterion",
+    "ReadingSide",
     "build_criterion",
     "criterion_names",
+    "reading_side",
     "register_criterion",
     "score",
     "validate_criterion",

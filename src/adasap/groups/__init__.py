@@ -14,12 +14,13 @@ from adasap.groups.group import (
     prunable,
     widths,
 )
-from adasap.groups.masking import mask_, masked
+from adasap.groups.masking import ChannelMask, mask_, masked
 from adasap.groups.materialise import materialise_weights_
 from adasap.groups.trace import trace_groups
 
 __all__ = [
     "ChannelGroup",
+    "ChannelMask",
     "CutProof",
     "Extent",
     "Radii",

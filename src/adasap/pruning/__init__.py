@@ -1,6 +1,7 @@
 """Removing channels: cost, budget, schedule, selection, plan, surgery."""
 
 from adasap.pruning.budget import Budget
+from adasap.pruning.candidates import CandidateOptions, draw_candidate
 from adasap.pruning.cost import CostModel, Parameters, amount
 from adasap.pruning.knapsack import KnapsackSolution, solve_knapsack
 from adasap.pruning.latency import Latency, LatencyTable
@@ -21,11 +22,13 @@ from adasap.pruning.schedule import (
 )
 from adasap.pruning.select import select_channels
 from adasap.pruning.selection import Selection
+from adasap.pruning.soft_mask import SoftMask
 from adasap.pruning.surgery import apply_plan_
 
 __all__ = [
     "Budget",
     "BudgetOptions",
+    "CandidateOptions",
     "CostModel",
     "CubicSchedule",
     "ExponentialSchedule",
@@ -44,11 +47,13 @@ __all__ = [
     "PruningSchedule",
     "Ranking",
     "Selection",
+    "SoftMask",
     "amount",
     "apply_plan_",
     "build_cost",
     "build_preparation",
     "build_schedule",
+    "draw_candidate",
     "event_steps",
     "prune",
     "ranking_classes",

@@ -1,6 +1,6 @@
 """Which widths are worth their cost: a multiple-choice knapsack, one choice of width for each group.
 
-The idea is that of HALP (arXiv:2110.10811) and SMCP (arXiv:2210.06659): keep the most importance that a budget buys.
+The idea is that of HALP (arXiv:2110.10811) and SMCP (arXiv:2211.02206): keep the most importance that a budget buys.
 """
 
 from __future__ import annotations

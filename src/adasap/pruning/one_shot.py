@@ -110,6 +110,8 @@ def prune(
         >>> sum(p.numel() for p in pruned.model.parameters()) == pruned.cost_after <= 0.5 * pruned.cost_before
         True
     """
+    if selection not in ("ranking", "knapsack"):
+        raise RecipeError(f"prune selects by `ranking` or `knapsack`, got {selection!r}; a search needs a recipe's data")
     measure = build_criterion(criterion)
     require_batches(measure, batches, loss)
     options = PruningOptions(

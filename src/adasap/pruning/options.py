@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from adasap.errors import BudgetError, RecipeError
 from adasap.groups.group import ChannelGroup, prunable
 from adasap.pruning.budget import Budget
+from adasap.pruning.candidates import CandidateOptions
 from adasap.pruning.cost import CostModel, Parameters, amount
 from adasap.pruning.latency import latency_cost
 from adasap.pruning.macs import MACs
@@ -101,9 +102,11 @@ class PruningOptions:
         ranking: Over which channels the scores are compared: those of the whole model (`global`), of each group
             (`uniform`), or of each class of groups that are built alike (`isomorphic`).
         selection: `ranking` removes the lowest scores until the budget is met; `knapsack` keeps the widths whose
-            summed importance is largest within it.
+            summed importance is largest within it; `candidates` tries random divisions of it and takes the one
+            that works best.
+        candidates: How many `candidates` are tried, and on what.
         budget: What may be left at the end.
-        prepare: What is done to the channels that are to go before they go.
+        prepare: What is done to the channels that are to go before they go for good.
         schedule: How the kept cost falls from event to event.
         events: Number of pruning events (fewer where they do not fit).
         every: Least number of steps between two events.
@@ -118,7 +121,8 @@ class PruningOptions:
     criterion: str = "l2"
     criterion_options: dict[str, Any] = field(default_factory=dict)
     ranking: Ranking = "global"
-    selection: Literal["ranking", "knapsack"] = "ranking"
+    selection: Literal["ranking", "knapsack", "candidates"] = "ranking"
+    candidates: CandidateOptions = field(default_factory=CandidateOptions)
     budget: BudgetOptions = field(default_factory=lambda: BudgetOptions(parameters=0.5))
     prepare: PreparingOptions = field(default_factory=PreparingOptions)
     schedule: Literal["exponential", "cubic", "linear", "one_shot"] = "exponential"
@@ -137,10 +141,16 @@ class PruningOptions:
             )
         if self.recalibration_batches < 0:
             raise RecipeError(f"pruning.recalibration_batches is {self.recalibration_batches}; give 0 or more")
-        if self.selection == "knapsack" and self.ranking != "global":
+        if self.selection != "ranking" and self.ranking != "global":
+            does = "weighs all groups together" if self.selection == "knapsack" else "draws what each group loses"
             raise RecipeError(
-                f"pruning.selection knapsack weighs all groups together, so pruning.ranking {self.ranking!r} has no "
+                f"pruning.selection {self.selection} {does}, so pruning.ranking {self.ranking!r} has no "
                 "part in it; leave ranking out, or take selection `ranking`"
+            )
+        if self.prepare.masks and (self.events == 1 or self.schedule == "one_shot"):
+            raise RecipeError(
+                "pruning.prepare.kind soft_masks masks at all events but the last, and there is only one; give "
+                "pruning.events of at least 2 with schedule exponential, cubic or linear"
             )
         if not 0 <= self.min_kept <= 1:
             raise RecipeError(f"pruning.min_kept is {self.min_kept}; give a fraction from 0 to 1")

@@ -23,15 +23,18 @@ class PreparingOptions:
     """What happens to the channels that are to go, from the first step to the last pruning event.
 
     Attributes:
-        kind: `none`, or `growing_l2`: a growing L2 penalty on them (GReg-1, arXiv:2012.09243).
-        score: The criterion that says which channels are to go; of weights alone.
+        kind: `none`; `growing_l2`: a growing L2 penalty on them (GReg-1, arXiv:2012.09243); or `soft_masks`: all
+            events but the last mask channels in place of removing them, and those may come back (SMCP,
+            arXiv:2211.02206).
+        score: Of `growing_l2`, as all that follow: the criterion that says which channels are to go; of weights
+            alone.
         growth: By how much the penalty's factor grows each time.
         every: Steps between two growths; the channels are chosen anew at each, and after every cut. Checkpoints
             fall on its multiples.
         ceiling: Largest factor.
     """
 
-    kind: Literal["none", "growing_l2"] = "none"
+    kind: Literal["none", "growing_l2", "soft_masks"] = "none"
     score: str = "l1"
     growth: float = 1e-4
     every: int = 5
@@ -49,7 +52,12 @@ class PreparingOptions:
     @property
     def interval(self) -> int:
         """Steps at whose multiples a run can be taken up again."""
-        return 1 if self.kind == "none" else self.every
+        return self.every if self.kind == "growing_l2" else 1
+
+    @property
+    def masks(self) -> bool:
+        """Whether events before the last only mask."""
+        return self.kind == "soft_masks"
 
     def factor(self, step: int) -> float:
         """min(ceiling, growth * number of growths so far).
@@ -76,12 +84,12 @@ class Preparation(Protocol):
 def build_preparation(
     options: PreparingOptions, model: nn.Module, groups: Sequence[ChannelGroup], choose: Choose
 ) -> Preparation | None:
-    """The preparation of a recipe, None if there is none.
+    """The preparation of a recipe, None if nothing is done between the events.
 
     Raises:
         ValueError: If its score says that it cannot score these groups.
     """
-    if options.kind == "none":
+    if options.kind != "growing_l2":
         return None
     validate_criterion(build_criterion(options.score), model, groups)
     return GrowingPenalty(options, choose)

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from adasap.groups.group import ChannelGroup, Scores, widths
 from adasap.pruning.budget import Budget
+from adasap.pruning.candidates import draw_candidate
 from adasap.pruning.cost import CostModel
 from adasap.pruning.knapsack import solve_knapsack
 from adasap.pruning.options import PruningOptions, build_cost
@@ -41,7 +42,7 @@ class Selection:
         return cls(options, cost, groups, ranking_classes(options.ranking, model, groups))
 
     def plan(self, groups: Sequence[ChannelGroup], scores: Scores, limit: float) -> PruningPlan:
-        """What stays of the present groups under a limit in the cost's unit.
+        """What stays of the present groups under a limit in the cost's unit; with `candidates` by the ranking.
 
         Raises:
             BudgetError: If the limit cannot be met.
@@ -53,4 +54,19 @@ class Selection:
         dense = widths(self.dense_groups)
         return select_channels(
             groups, scores, budget, floors=floors, multiple_of=step, classes=self.classes, dense=dense
+        )
+
+    def candidate(self, groups: Sequence[ChannelGroup], scores: Scores, limit: float, *, seed: int) -> PruningPlan:
+        """A random division of a limit in the cost's unit, with the same floors and multiples.
+
+        Raises:
+            BudgetError: If the limit cannot be met.
+        """
+        return draw_candidate(
+            groups,
+            scores,
+            Budget(self.cost, limit=limit),
+            seed=seed,
+            multiple_of=self.options.multiple_of,
+            floors=self.options.floors(self.dense_groups),
         )

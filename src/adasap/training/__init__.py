@@ -12,6 +12,7 @@ from adasap.training.options import (
 from adasap.training.perturber import Perturber, SharpnessOptions
 from adasap.training.preview import first_plan
 from adasap.training.records import (
+    CandidateRecord,
     Observer,
     PhaseRecord,
     PruneRecord,
@@ -28,6 +29,7 @@ from adasap.training.state import Counters, TrainingState
 from adasap.training.timetable import Event, Timetable
 
 __all__ = [
+    "CandidateRecord",
     "Compression",
     "CompressionRun",
     "Counters",

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from adasap.criteria import Criterion, GradientCriterion
 from adasap.errors import TrainingError
 from adasap.pruning import Preparation
-from adasap.sharpness import StepLoss, sharpness_aware_gradients
+from adasap.sharpness import Perturbation, StepLoss, sharpness_aware_gradients
 from adasap.tasks import Task
 from adasap.training.optimizer import learning_rate_factor
 from adasap.training.options import TrainingOptions
@@ -79,7 +79,7 @@ class Trainer:
             self.wrapped,
             perturbation,
             loss_and_backward,
-            on_clean_gradients=self._collector(criterion),
+            on_clean_gradients=self._after_clean_pass(criterion, perturbation),
             sync_perturbation=self.options.sync_perturbation,
         )
         scale = self.runtime.loss_scale
@@ -106,23 +106,32 @@ class Trainer:
 
     def _closure(self, batch: Any) -> Callable[[], Tensor]:
         def loss_and_backward() -> Tensor:
-            with self.runtime.autocast():
-                loss = self.task.loss(self.wrapped, batch)
-            self.runtime.backward(loss)
+            with self.state.masking():
+                with self.runtime.autocast():
+                    loss = self.task.loss(self.wrapped, batch)
+                self.runtime.backward(loss)
             return loss.detach()
 
         return loss_and_backward
 
-    def _collector(self, criterion: Criterion | None) -> Callable[[], None] | None:
-        if criterion is None or "gradients" not in criterion.needs:
+    def _after_clean_pass(
+        self, criterion: Criterion | None, perturbation: Perturbation | None
+    ) -> Callable[[], None] | None:
+        """Evidence is collected; and where an ascent follows, masked entries take no part in it."""
+        collects = criterion is not None and "gradients" in criterion.needs
+        mask = None if perturbation is None or perturbation.is_zero else self.state.soft_mask
+        if not collects and mask is None:
             return None
 
-        def collect() -> None:
-            assert isinstance(criterion, GradientCriterion)
-            with self.runtime.unscaled_gradients(self.state.model):
-                self.state.evidence.add(criterion.batch_evidence(self.state.model, self.state.groups))
+        def look() -> None:
+            if collects:
+                assert isinstance(criterion, GradientCriterion)
+                with self.runtime.unscaled_gradients(self.state.model):
+                    self.state.evidence.add(criterion.batch_evidence(self.state.model, self.state.groups))
+            if mask is not None:
+                mask.forget_gradients_()
 
-        return collect
+        return look
 
     def _set_learning_rate(self, step: int) -> float:
         factor = learning_rate_factor(step, self.num_steps, self.options.schedule, warm_up_steps=self.warm_up_steps)

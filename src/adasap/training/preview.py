@@ -16,7 +16,7 @@ def first_plan(run: CompressionRun) -> tuple[PruningPlan, float]:
     A criterion that needs gradients gets those of the first batch.
     """
     seconds = _measure_plain_step(run)
-    return run.selection.plan(run.dense_groups, run.score(), run.timetable.events[-1].limit), seconds
+    return run.selection.plan(run.dense_groups, run.scoring.score(), run.timetable.events[-1].limit), seconds
 
 
 def _measure_plain_step(run: CompressionRun) -> float:
@@ -30,6 +30,7 @@ def _measure_plain_step(run: CompressionRun) -> float:
             loss = run.task.loss(model, batch)
         run.runtime.backward(loss)
         seconds.append(time.perf_counter() - started)
-    if isinstance(run.criterion, GradientCriterion):
+    if "gradients" in run.criterion.needs:
+        assert isinstance(run.criterion, GradientCriterion)
         run.state.evidence.add(run.criterion.batch_evidence(model, run.state.groups))
     return min(seconds)

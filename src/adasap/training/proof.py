@@ -16,20 +16,26 @@ from adasap.training.state import TrainingState
 
 
 def prove_cut(
-    before: nn.Module, state: TrainingState, groups: Sequence[ChannelGroup], plan: PruningPlan, inputs: Tensor
+    before: nn.Module,
+    after: nn.Module,
+    state: TrainingState,
+    groups: Sequence[ChannelGroup],
+    plan: PruningPlan,
+    inputs: Tensor,
 ) -> float:
     """How far the cut model is from the one before with the same channels masked.
 
     Args:
         before: The model before the event.
-        state: Holds the cut model.
+        after: The cut model.
+        state: Of the run, for the message where training has diverged.
         groups: The groups of `before`.
         plan: What was kept of them.
         inputs: A batch on the run's device.
     Raises:
         TrainingError: If they differ by more than rounding, or training has diverged and nothing can be told.
     """
-    error = cut_matches_mask(before, state.model, groups, plan.kept, inputs)
+    error = cut_matches_mask(before, after, groups, plan.kept, inputs)
     if error <= MAX_MASK_ERROR:
         return error
     with evaluating(before), torch.no_grad():

@@ -32,7 +32,12 @@ class StepRecord:
 
 @dataclass(frozen=True)
 class PruneRecord:
-    """One pruning event: costs in the budget's unit, and how far the cut model was from the masked one."""
+    """One pruning event: costs in the budget's unit, and how far the cut model was from the masked one.
+
+    At an event that only masks, `cost` is what the cut would leave, and `mask_error` that of the cut on a copy.
+    `masked` counts the channels that are masked after the event, `returned` those that were and no longer are,
+    without being removed.
+    """
 
     kind: ClassVar[str] = "prune"
     step: int
@@ -43,6 +48,30 @@ class PruneRecord:
     unit: str
     removed: int
     mask_error: float
+    seconds: float
+    masked: int = 0
+    returned: int = 0
+
+
+@dataclass(frozen=True)
+class CandidateRecord:
+    """A candidate of a pruning event: its cost in the budget's unit, score and loss on held-out training batches.
+
+    `best` says whether it is the best so far; the last one of an event that is was taken.
+    """
+
+    kind: ClassVar[str] = "candidate"
+    step: int
+    event: int
+    events: int
+    candidate: int
+    candidates: int
+    cost: float
+    cost_limit: float
+    unit: str
+    score: float
+    loss: float
+    best: bool
     seconds: float
 
 
@@ -68,7 +97,7 @@ class PhaseRecord:
     num_steps: int
 
 
-Record = StepRecord | PruneRecord | StageRecord | PhaseRecord
+Record = StepRecord | PruneRecord | CandidateRecord | StageRecord | PhaseRecord
 Observer = Callable[[Record], None]
 """Watches a run, cannot steer it."""
 

@@ -13,29 +13,27 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
-from adasap.criteria import Criterion, Evidence, GatheringCriterion, build_criterion, validate_criterion
 from adasap.data import TrainingStream
-from adasap.errors import RecipeError
 from adasap.groups import ChannelGroup, Scores, trace_groups, widths
-from adasap.pruning import PruningPlan, Selection, apply_plan_, build_preparation
+from adasap.pruning import PruningPlan, Selection, build_preparation
 from adasap.pruning.proof import probe_images
 from adasap.robustness import SuiteResult, evaluate_suite
-from adasap.sharpness import recalibrate_
 from adasap.tasks import Task
 from adasap.training.data import Data
+from adasap.training.event import cut_, mask_
+from adasap.training.feasible import require_feasible
 from adasap.training.folder import RunFolder
 from adasap.training.identity import identity
 from adasap.training.loop import Trainer
 from adasap.training.opening import open_state, require_same_run
-from adasap.training.optimizer import require_cuttable_state
 from adasap.training.options import Compression
 from adasap.training.perturber import Perturber
-from adasap.training.proof import prove_cut
 from adasap.training.records import Observer, PhaseRecord, PruneRecord, Record, StageRecord
 from adasap.training.runtime import Runtime
+from adasap.training.scoring import Scoring, criterion_of
+from adasap.training.search import Jury, find_best
 from adasap.training.timetable import Event, Timetable
 
 
@@ -67,17 +65,19 @@ class CompressionRun:
         self.runtime.wait()  # every rank has read it
         self._watchers: list[Observer] = [self.folder.observe, observe] if self.runtime.is_main else []
         self.stream = self._open_stream()
-        self.criterion = build_criterion(config.pruning.criterion, **config.pruning.criterion_options)
+        self.criterion = criterion_of(config.pruning)
         self.dense_groups = trace_groups(model, data.example_inputs, keep=config.pruning.keep)
         self.selection = Selection.of(config.pruning, model, self.dense_groups, data.example_inputs)
         self.cost = self.selection.cost
         self.timetable = Timetable.of(config, self.stream.steps_per_epoch, self.cost)
         self.preparation = build_preparation(config.pruning.prepare, model, self.dense_groups, self._select_last)
         self.dense_model = copy.deepcopy(model)
-        self._check_feasible(model)
+        require_feasible(config, self.criterion, model, self.selection, self.timetable, self.stream.steps_per_epoch)
         require_same_run(self.folder.saved, self._identity(), self.folder.path)
         self.state = open_state(model, self.dense_groups, config.training, self.runtime, self.folder.saved)
-        self._try_gathering()
+        self.scoring = Scoring(self.criterion, config.pruning, self.state, task, self.runtime, self.first_batches)
+        if self.state.counters.step == 0:
+            self.scoring.try_gathering()
         self.stages = self.folder.stages
         if self.runtime.is_main:
             self.folder.open_for_writing()
@@ -113,75 +113,65 @@ class CompressionRun:
                 return
 
     def prune(self, event: Event) -> None:
-        """Removes the channels that matter least until the event's limit is met, and proves that cut."""
+        """Removes, or masks for now, the channels that matter least until the event's limit is met; proves that cut."""
         if self.state.counters.events >= event.number:
             return
         started = time.perf_counter()
-        state, model = self.state, self.state.model
+        state = self.state
         state.require_finite()
         self._agree()
-        plan = self.selection.plan(state.groups, self.score(), event.limit)
-        before, groups = copy.deepcopy(model), state.groups
-        averaged = [] if state.averaged is None else [state.averaged]
-        state.groups = apply_plan_(model, groups, plan, optimizer=state.optimizer, companions=averaged)
-        mask_error = prove_cut(before, state, groups, plan, self._probe())
-        state.plan = state.plan.then(plan)
+        plan = self._select(event)
+        groups, mask = state.groups, state.soft_mask
+        last = event.number == len(self.timetable.events)
+        for_good = last or not self.config.pruning.prepare.masks
+        mask_error = (cut_ if for_good else mask_)(state, plan, self._probe())
         state.evidence.reset()
+        state.tried.clear()
         state.counters.events = event.number
         self.trainer.rewrap()
-        if event.number == len(self.timetable.events):
+        if last:
             self.evaluate("pruned")
-        self.recalibrate()
+        self.scoring.recalibrate()
         removed = sum(widths(groups).values()) - sum(widths(state.groups).values())
         self._observe(
             PruneRecord(
                 step=state.counters.step,
                 event=event.number,
                 events=len(self.timetable.events),
-                cost=self.cost.total(widths(state.groups)),
+                cost=self.cost.total({**widths(groups), **plan.widths()}),
                 cost_limit=event.limit,
                 unit=self.cost.unit,
                 removed=removed,
                 mask_error=mask_error,
                 seconds=time.perf_counter() - started,
+                masked=0 if state.soft_mask is None else state.soft_mask.num_masked,
+                returned=0 if mask is None else mask.returning(plan),
             )
         )
         self.checkpoint()
 
-    def score(self) -> Scores:
-        """How much every channel matters now, from the weights and what the criterion needs beside them."""
-        evidence: Scores | None = None
-        if "gradients" in self.criterion.needs:
-            evidence = self.state.evidence.mean()
-        elif "batches" in self.criterion.needs:
-            evidence = self.gather(self.criterion)
-        return self.criterion.score(self.state.model, self.state.groups, evidence)
-
-    def gather(self, criterion: Criterion, num_batches: int | None = None) -> Scores:
-        """What the criterion sees on the first batches of the run, the same on every rank."""
-        assert isinstance(criterion, GatheringCriterion)
-        batches = self.first_batches(num_batches or criterion.num_batches)
-        evidence = Evidence()
-        evidence.add(criterion.gather(self.state.model, self.state.groups, batches, self.task.loss))
-        if self.runtime.world_size > 1:
-            evidence.reduce(self.runtime.average)
-        return evidence.mean()
+    def _select(self, event: Event) -> PruningPlan:
+        """What stays at an event, by the criterion and the selection of the recipe."""
+        scores, options = self.scoring.score(), self.config.pruning
+        if options.selection != "candidates":
+            return self.selection.plan(self.state.groups, scores, event.limit)
+        part = options.candidates.calibration_batches
+        batches = self.first_batches(part + options.candidates.scoring_batches)
+        return find_best(
+            self.selection,
+            self.state,
+            scores,
+            event,
+            Jury(self.task, self.runtime, batches[:part], batches[part:]),
+            seed=self.config.seed,
+            num_events=len(self.timetable.events),
+            observe=self._observe,
+            save=self.checkpoint,
+        )
 
     def _select_last(self, groups: Sequence[ChannelGroup], scores: Scores) -> PruningPlan:
         """What would stay if the last event came now."""
         return self.selection.plan(groups, scores, self.timetable.events[-1].limit)
-
-    def recalibrate(self) -> None:
-        """Re-estimates norm statistics on the first batches of the run, the same on every rank."""
-        if self.config.pruning.recalibration_batches == 0:
-            return
-        with self.runtime.autocast():
-            recalibrate_(
-                self.state.model,
-                self.first_batches(self.config.pruning.recalibration_batches),
-                forward=self.task.loss,
-            )
-        self.runtime.average_buffers_(self.state.model)
 
     def evaluate(self, stage: str, model: nn.Module | None = None) -> dict[str, SuiteResult]:
         """Scores of every suite at a stage; read back from the folder where they were already computed."""
@@ -240,31 +230,6 @@ class CompressionRun:
             num_workers=workers,
             **ranks,
         )
-
-    def _check_feasible(self, model: nn.Module) -> None:
-        """What cannot work fails here, before the first step."""
-        validate_criterion(self.criterion, model, self.dense_groups)
-        require_cuttable_state(self.config.training.optimizer)
-        events = self.timetable.events
-        if "gradients" in self.criterion.needs and events[0].step == 0:
-            raise RecipeError(
-                f"criterion {self.config.pruning.criterion!r} needs gradients, but the first pruning event comes "
-                "before any step; give warm_up.epochs above 0, or a criterion of the weights such as l2"
-            )
-        equal = {group.name: torch.ones(group.num_channels) for group in self.dense_groups}
-        self._select_last(self.dense_groups, equal)
-
-    def _try_gathering(self) -> None:
-        """A criterion that cannot look at this model says so on one batch, before the first step."""
-        if "batches" not in self.criterion.needs or self.state.counters.step > 0:
-            return
-        try:
-            self.gather(self.criterion, num_batches=1)
-        except (RuntimeError, ValueError) as error:
-            raise RecipeError(
-                f"criterion {self.config.pruning.criterion!r} cannot look at this model: {error}; "
-                "use one that needs gradients or weights alone, such as taylor or l2"
-            ) from error
 
     # Small helpers
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -13,7 +15,7 @@ from torch.optim.swa_utils import AveragedModel
 from adasap.criteria import Evidence
 from adasap.errors import CheckpointError, TrainingError
 from adasap.groups import ChannelGroup
-from adasap.pruning import PruningPlan
+from adasap.pruning import PruningPlan, SoftMask
 
 
 @dataclass
@@ -27,6 +29,26 @@ class Counters:
     training_seconds: float = 0.0
 
 
+class Verdict(NamedTuple):
+    """How good a candidate is: the task's mean score (the higher the better) and mean loss on training batches."""
+
+    score: float
+    loss: float
+
+    def rank(self, by: Literal["score", "loss"]) -> tuple[float, float]:
+        """By which candidates are compared, the larger the better; what is not a number is worst.
+
+        Example:
+            >>> Verdict(0.5, 1.0).rank("score") > Verdict(0.5, 2.0).rank("score")
+            True
+            >>> Verdict(float("nan"), float("nan")).rank("loss")
+            (-inf, -inf)
+        """
+        score = -math.inf if math.isnan(self.score) else self.score
+        gain = -math.inf if math.isnan(self.loss) else -self.loss
+        return (score, gain) if by == "score" else (gain, score)
+
+
 @dataclass
 class TrainingState:
     """The moving parts of a run.
@@ -38,6 +60,8 @@ class TrainingState:
         plan: What has been kept so far, in the dense model's indices.
         evidence: Gradient evidence since the last pruning event.
         averaged: Exponential moving average of the weights, if wanted.
+        soft_mask: The channels that are masked until a later event, if any.
+        tried: Verdicts on the first candidates of the coming event.
     """
 
     model: nn.Module
@@ -47,6 +71,12 @@ class TrainingState:
     evidence: Evidence
     averaged: AveragedModel | None = None
     counters: Counters = field(default_factory=Counters)
+    soft_mask: SoftMask | None = None
+    tried: list[Verdict] = field(default_factory=list)
+
+    def masking(self) -> AbstractContextManager[None]:
+        """For a pass: what is masked for now is masked inside."""
+        return nullcontext() if self.soft_mask is None else self.soft_mask.applied()
 
     def divergence(self, sign: str) -> TrainingError:
         """The error to raise where training went off to infinity, and by which sign it was noticed."""
@@ -80,6 +110,8 @@ class TrainingState:
         return {
             "counters": asdict(self.counters),
             "plan": self.plan.to_json(),
+            "masked": None if self.soft_mask is None else self.soft_mask.plan.to_json(),
+            "tried": self.tried,
             "optimizer_groups": optimizer["param_groups"],
             "optimizer_scalars": scalars,
         }
@@ -98,6 +130,9 @@ class TrainingState:
         except (RuntimeError, ValueError, KeyError) as error:
             raise CheckpointError(f"the checkpoint does not fit this run: {error}; start in a new folder") from error
         self.evidence.load(_owned("evidence", tensors))
+        self.tried = [Verdict(*verdict) for verdict in metadata.get("tried", [])]
+        if masked := metadata.get("masked"):
+            self.soft_mask = SoftMask(self.model, self.groups, PruningPlan.from_json(masked))
         self.counters = Counters(**metadata["counters"])
 
 

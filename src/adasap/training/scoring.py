@@ -1,0 +1,110 @@
+"""How much every channel matters now: from weights, collected evidence, or a look at the first batches."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+
+from adasap.criteria import Criterion, Evidence, GatheringCriterion, ReadingSide, build_criterion
+from adasap.errors import RecipeError
+from adasap.groups import Scores
+from adasap.pruning import PruningOptions
+from adasap.sharpness import recalibrate_
+from adasap.tasks import Task
+from adasap.training.runtime import Runtime
+from adasap.training.state import TrainingState
+
+
+class Scoring:
+    """The criterion of a run with all that it looks at.
+
+    Args:
+        criterion: From `criterion_of`.
+        options: Of step 2, for the number of batches of norm statistics.
+        state: What is scored; dense weights also where channels are masked.
+        first_batches: `first_batches(n)` gives prepared training batches, the same on every rank.
+    """
+
+    def __init__(
+        self,
+        criterion: Criterion,
+        options: PruningOptions,
+        state: TrainingState,
+        task: Task[Any],
+        runtime: Runtime,
+        first_batches: Callable[[int], list[Any]],
+    ) -> None:
+        self.options, self.state, self.task, self.runtime = options, state, task, runtime
+        self.criterion, self._first_batches = criterion, first_batches
+
+    def score(self) -> Scores:
+        """How much every channel matters now, from the weights and what the criterion needs beside them."""
+        evidence: Scores | None = None
+        if "gradients" in self.criterion.needs:
+            evidence = self.state.evidence.mean()
+        elif "batches" in self.criterion.needs:
+            evidence = self._gather(self.criterion)
+        return self.criterion.score(self.state.model, self.state.groups, evidence)
+
+    def try_gathering(self) -> None:
+        """A criterion that cannot look at this model says so on one batch.
+
+        Raises:
+            RecipeError: With the reason.
+        """
+        if "batches" not in self.criterion.needs:
+            return
+        try:
+            self._gather(self.criterion, num_batches=1)
+        except (RuntimeError, ValueError) as error:
+            raise RecipeError(
+                f"criterion {self.options.criterion!r} cannot look at this model: {error}; "
+                "use one that needs gradients or weights alone, such as taylor or l2"
+            ) from error
+
+    def recalibrate(self) -> None:
+        """Re-estimates norm statistics on the first batches of the run, the same on every rank."""
+        if self.options.recalibration_batches == 0:
+            return
+        with self.state.masking(), self.runtime.autocast():
+            batches = self._first_batches(self.options.recalibration_batches)
+            recalibrate_(self.state.model, batches, forward=self.task.loss)
+        self.runtime.average_buffers_(self.state.model)
+
+    def _gather(self, criterion: Criterion, num_batches: int | None = None) -> Scores:
+        """What the criterion sees on the first batches of the run, the same on every rank."""
+        assert isinstance(criterion, GatheringCriterion)
+        batches = self._first_batches(num_batches or criterion.num_batches)
+        evidence = Evidence()
+        with self._unmasked():
+            evidence.add(criterion.gather(self.state.model, self.state.groups, batches, self.task.loss))
+        if self.runtime.world_size > 1:
+            evidence.reduce(self.runtime.average)
+        return evidence.mean()
+
+    @contextmanager
+    def _unmasked(self) -> Iterator[None]:
+        """The dense model with its own norm statistics, if some channels are masked; theirs come back afterwards."""
+        mask = self.state.soft_mask
+        if mask is None:
+            yield
+            return
+        saved = [(buffer, buffer.clone()) for buffer in self.state.model.buffers()]
+        self.state.soft_mask = None
+        try:
+            self.recalibrate()
+            yield
+        finally:
+            self.state.soft_mask = mask
+            with torch.no_grad():
+                for buffer, before in saved:
+                    buffer.copy_(before)
+
+
+def criterion_of(options: PruningOptions) -> Criterion:
+    """The criterion of a recipe; under soft masks it is asked about the slices that read a channel."""
+    criterion = build_criterion(options.criterion, **options.criterion_options)
+    return ReadingSide(criterion) if options.prepare.masks else criterion
