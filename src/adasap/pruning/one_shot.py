@@ -111,7 +111,7 @@ def prune(
         True
     """
     if selection not in ("ranking", "knapsack"):
-        raise RecipeError(f"prune selects by `ranking` or `knapsack`, got {selection!r}; a search needs a recipe's data")
+        raise RecipeError(f"prune selects by `ranking` or `knapsack`, got {selection!r}; a search needs a recipe")
     measure = build_criterion(criterion)
     require_batches(measure, batches, loss)
     options = PruningOptions(
