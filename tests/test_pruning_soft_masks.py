@@ -127,8 +127,8 @@ def test_an_ascent_leaves_masked_entries_where_they_are() -> None:
             assert perturbation is not None
             offsets_of = perturbation.epsilon
 
-            def epsilon(model: nn.Module) -> dict[str, Tensor]:
-                offsets = offsets_of(model)
+            def epsilon(model: nn.Module, **options: bool) -> dict[str, Tensor]:
+                offsets = offsets_of(model, **options)
                 seen.append(offsets["conv2.weight"].clone())
                 return offsets
 
