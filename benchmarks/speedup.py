@@ -179,10 +179,9 @@ def page(results: dict[str, Any]) -> str:
             [
                 "# How much faster",
                 f"`python benchmarks/speedup.py` made this page ({versions}).",
-                docs[2]
-                .replace("\n  ", "\n- ")
-                .replace("float32:\n-", "float32:\n\n-")
-                .replace("batch)\nAll", "batch)\n\nAll"),
+                docs[2],
+                docs[3].strip().replace("\n  ", "\n- ").join(("- ", "")),
+                docs[4].replace("All of", "\nAll of").strip(),
                 str(Table(["model", "contender", "share of MACs", *ENGINES], rows)),
                 note(results),
             ]

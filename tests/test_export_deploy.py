@@ -82,7 +82,7 @@ def test_a_model_file_is_the_one_that_save_writes(pruned: tuple[Path, nn.Module,
     assert read_header(file.path).sha256 == header.sha256
 
 
-@pytest.mark.parametrize("to", ["onnx", "torch-export", "safetensors"])
+@pytest.mark.parametrize("to", [pytest.param("onnx", marks=pytest.mark.slow), "torch-export", "safetensors"])
 def test_the_command_line_exports_a_pruned_model(
     pruned: tuple[Path, nn.Module, nn.Module], tmp_path: Path, to: str
 ) -> None:

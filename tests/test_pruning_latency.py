@@ -41,7 +41,10 @@ def bilinear(point) -> float:
     return 1.0 + point[0] * 0.5 if len(point) < 2 else 2.0 + point[0] + 0.25 * point[0] * point[1]
 
 
-@pytest.mark.parametrize("name", ["resnet18", "mobilenet_v2", "resnext50_32x4d", "densenet121", "shufflenet_v2_x1_0"])
+SLOW_NETWORKS = ("mobilenet_v2", "resnext50_32x4d", "densenet121", "shufflenet_v2_x1_0")
+
+
+@pytest.mark.parametrize("name", ["resnet18", *(pytest.param(n, marks=pytest.mark.slow) for n in SLOW_NETWORKS)])
 def test_every_layer_runs_by_itself_at_half_of_its_widths(name: str) -> None:
     model, x = getattr(torchvision.models, name)().eval(), torch.zeros(1, 3, 64, 64)
     calls = layer_calls(model, trace_groups(model, x), x)
