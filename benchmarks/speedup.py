@@ -180,8 +180,8 @@ def page(results: dict[str, Any]) -> str:
                 "# How much faster",
                 f"`python benchmarks/speedup.py` made this page ({versions}).",
                 docs[2],
-                docs[3].strip().replace("\n  ", "\n- ").join(("- ", "")),
-                docs[4].replace("All of", "\nAll of").strip(),
+                "- " + docs[3].strip().replace("\n  ", "\n- "),
+                docs[4],
                 str(Table(["model", "contender", "share of MACs", *ENGINES], rows)),
                 note(results),
             ]
