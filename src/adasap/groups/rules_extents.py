@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from adasap.groups.labels import LabelBook, compact, squeezed, varying
+from adasap.groups.labels import LabelBook, along, compact, constant, squeezed, varying
 from adasap.groups.rules import Call, Result, TensorRef, rule
 from adasap.groups.rules_movement import execute
 
@@ -104,11 +104,11 @@ def _is_of_buffers(book: LabelBook, labels: Tensor) -> bool:
 
 
 def _labels_beside(call: Call, value: Tensor | TensorRef, dims: set[int]) -> Tensor:
-    """Labels of a tensor; of a parameter, along its last long axis that is not picked from."""
+    """Labels of a tensor; of a parameter, along its last axis that is not picked from, a long one if there is one."""
     if isinstance(value, Tensor):
         return value
-    free = [dim for dim, size in enumerate(value.shape) if size > 1 and dim not in dims]
+    free = [dim for dim in range(len(value.shape)) if dim not in dims]
     if not free:
-        return torch.zeros(value.shape, dtype=torch.int64)
-    view = [-1 if dim == free[-1] else 1 for dim in range(len(value.shape))]
-    return call.axis(value, free[-1]).view(view).expand(value.shape)
+        return constant(0, value.shape)
+    dim = max(free, key=lambda dim: (value.shape[dim] > 1, dim))
+    return along(call.axis(value, dim), dim, value.shape)
