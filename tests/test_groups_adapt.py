@@ -43,6 +43,28 @@ def test_a_number_that_equals_the_heads_by_chance_stays() -> None:
     assert net(IMAGES).shape == (2, 5)
 
 
+@pytest.mark.parametrize("heads", [[1, 2], [2]])
+def test_biases_that_an_earlier_forward_left_in_a_cache_are_computed_anew(heads: list[int]) -> None:
+    levit = pytest.importorskip("timm.models.levit")
+
+    class Levit(Net):
+        def __init__(self) -> None:
+            super().__init__()
+            self.attention = levit.Attention(8, 4, num_heads=3, attn_ratio=2, resolution=8)
+            nn.init.normal_(self.attention.attention_biases)
+
+        def body(self, x: Tensor) -> Tensor:
+            return self.attention(x.flatten(2).transpose(1, 2)).mean(1)
+
+    net, images = Levit().eval(), torch.randn(2, 3, 8, 8)
+    groups = trace_groups(net, IMAGES)
+    net(images)
+    cut_(net, groups, {"attention.qkv.linear": torch.tensor(heads)})
+    early = net(images)
+    net.train()  # which empties the cache, too
+    assert torch.equal(early, net.eval()(images))
+
+
 def test_heads_whose_width_is_worked_out_in_forward_are_frozen() -> None:
     class Swinlike(Attention):
         def body(self, x: Tensor) -> Tensor:

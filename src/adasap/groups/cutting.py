@@ -136,6 +136,7 @@ def cut_(model: nn.Module, groups: Sequence[ChannelGroup], kept: Mapping[str, Te
     for name in shapes:
         for module in owners.get(id(tensors[name]), ()):
             _sync_attributes_(module)
+            _empty_caches_(module)
     for group in groups:
         if group.name in removed:
             for extent in group.extents:
@@ -213,6 +214,13 @@ def _sync_attributes_(module: nn.Module) -> None:
         module.num_parameters = module.weight.numel()
     elif isinstance(module, nn.Embedding):
         module.num_embeddings, module.embedding_dim = module.weight.shape
+
+
+def _empty_caches_(module: nn.Module) -> None:
+    """Empty what a module calls a cache: timm's attention keeps biases there that it computed from its parameters."""
+    for name, value in vars(module).items():
+        if "cache" in name and type(value) is dict:
+            setattr(module, name, {})
 
 
 def _sync_convolution_(module: nn.modules.conv._ConvNd, weight: Tensor) -> None:
