@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from torch.nn import functional as F
 
 from adasap.errors import TraceError
 from adasap.groups import check_cut, cut_, fingerprint, prunable, trace_groups
+from adasap.groups.trial import Trial
 from adasap.models.cifar_resnet import CifarResNet, cifar_resnet20
 from groups_nets import CUTTABLE, IMAGES, Net, by_name, places, random_kept
 
@@ -191,3 +193,21 @@ def test_tracing_a_cut_model_finds_the_renumbered_groups() -> None:
     groups = trace_groups(model, images)
     cut = cut_(model, groups, random_kept(groups))
     assert fingerprint(trace_groups(model, images)) == fingerprint(cut)
+
+
+class MakesItsOwn(Net):
+    """Joins a tensor that it makes on the processor with its activations."""
+
+    def body(self, x: Tensor) -> Tensor:
+        return x + torch.linspace(0, 1, x.shape[-1], device="cpu")
+
+
+@pytest.mark.parametrize(("net", "bare"), [(CUTTABLE["SplitByWidth"](), True), (MakesItsOwn(), False)])
+def test_trials_take_bare_tensors_unless_forward_makes_its_own(net: nn.Module, bare: bool) -> None:
+    groups = trace_groups(net, IMAGES)
+    assert prunable(groups)
+    trial = Trial(net, groups, IMAGES)
+    assert trial.runs_bare is bare
+    assert trial.misfit(list(trial.kept)) is None
+    trial.groups["stem"] = replace(trial.groups["stem"], slots=trial.groups["stem"].slots[:1])
+    assert "does not fit a cut" in str(trial.misfit(["stem"]))
