@@ -238,7 +238,7 @@ class Attention(Net):
 
     def __init__(self) -> None:
         super().__init__()
-        self.num_heads, self.head_dim, self.attn_dim, self.depth = 4, 2, 8, 4
+        self.depth, self.num_heads, self.head_dim, self.attn_dim = 4, 4, 2, 8
         self.qkv = nn.Linear(8, 24)
         self.proj = nn.Linear(8, 8)
         self.last = nn.LayerNorm(8)

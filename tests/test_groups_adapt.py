@@ -9,7 +9,19 @@ from torch.nn import functional as F
 
 from adasap.criteria import score
 from adasap.errors import BudgetError
-from adasap.groups import check_cut, cut_, fingerprint, materialise_weights_, prunable, trace_groups
+from adasap.groups import (
+    ChannelGroup,
+    check_cut,
+    cut_,
+    fingerprint,
+    materialise_weights_,
+    prunable,
+    trace_groups,
+)
+from adasap.groups.adapt import Adapter
+from adasap.groups.assemble import assemble_groups
+from adasap.groups.trial import Trial
+from adasap.groups.walk import walk_model
 from adasap.pruning import Budget, MACs, Parameters, select_channels
 from groups_nets import CUTTABLE, IMAGES, Attention, Net, by_name, places, random_kept
 
@@ -41,6 +53,35 @@ def test_a_number_that_equals_the_heads_by_chance_stays() -> None:
     cut_(net, trace_groups(net, IMAGES), {"qkv": torch.tensor([0, 3])})
     assert (net.num_heads, net.attn_dim, net.head_dim, net.depth) == (2, 4, 2, 4)
     assert net(IMAGES).shape == (2, 5)
+
+
+def test_what_one_module_needs_is_taken_for_others_of_its_class() -> None:
+    class Block(Attention):
+        def forward(self, x: Tensor) -> Tensor:
+            return self.body(x)
+
+    class Twice(Net):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.second = Block(), Block()
+
+        def body(self, x: Tensor) -> Tensor:
+            return self.first(x) + self.second(x)
+
+    net = Twice()
+    walked = walk_model(net, IMAGES)
+    groups, adapter = by_name(assemble_groups(walked.book)), Adapter(net, walked)
+    trial, tried = Trial(net, tuple(groups.values()), IMAGES), []
+
+    def fits(group: ChannelGroup) -> bool:
+        tried.append(group.name)
+        return trial.fits(group, trial.misfit)
+
+    assert attributes(adapter.adapted(groups["first.qkv"], fits)) == {"num_heads": [1] * 4, "attn_dim": [2] * 4}
+    tried.clear()
+    assert attributes(adapter.likened(groups["second.qkv"])) == {"num_heads": [1] * 4, "attn_dim": [2] * 4}
+    assert attributes(adapter.adapted(groups["second.qkv"], fits)) == {"num_heads": [1] * 4, "attn_dim": [2] * 4}
+    assert tried == ["second.qkv"]
 
 
 @pytest.mark.parametrize("heads", [[1, 2], [2]])
@@ -165,6 +206,14 @@ def test_a_layer_that_does_more_than_its_convolution_stays_and_is_frozen_by_name
     assert materialise_weights_(net, IMAGES) == ()
     reasons = [reason for group in trace_groups(net, IMAGES) for reason in group.frozen]
     assert "aten.conv2d.default in norm has a weight that is computed in forward" in reasons
+
+
+def test_a_product_with_a_table_over_the_channels_is_frozen_by_name() -> None:
+    class Mixed(Net):
+        def body(self, x: Tensor) -> Tensor:
+            return (x.flatten(2).transpose(1, 2) @ torch.ones(8, 8, dtype=x.dtype).triu()).mean(1)
+
+    assert groups_of(Mixed())["stem"].frozen == ("aten.matmul.default in model mixes the channels",)
 
 
 def test_a_channel_picked_by_number_is_frozen_by_name() -> None:
