@@ -34,7 +34,7 @@ def attributes(group) -> dict[str, list[int]]:
     return {extent.attribute: extent.counts.tolist() for extent in group.extents}
 
 
-@pytest.mark.parametrize("name", ["Attention", "TableAttention", "ChannelAttention"])
+@pytest.mark.parametrize("name", ["Attention", "TableAttention", "MaskedAttention", "ChannelAttention"])
 def test_a_head_is_a_unit_and_the_integers_of_heads_fall_with_it(name: str) -> None:
     group = groups_of(CUTTABLE[name]())["qkv"]
     assert group.num_channels == 4
@@ -43,8 +43,9 @@ def test_a_head_is_a_unit_and_the_integers_of_heads_fall_with_it(name: str) -> N
     assert attributes(group) == {"num_heads": [1] * 4, "attn_dim": [2] * 4}
 
 
-def test_a_table_of_biases_loses_the_column_of_the_head() -> None:
-    group = groups_of(CUTTABLE["TableAttention"]())["qkv"]
+@pytest.mark.parametrize("name", ["TableAttention", "MaskedAttention"])
+def test_a_table_of_biases_loses_the_column_of_the_head(name: str) -> None:
+    group = groups_of(CUTTABLE[name]())["qkv"]
     assert places(group, 3)["table", 1] == [3]
 
 
@@ -214,6 +215,19 @@ def test_a_product_with_a_table_over_the_channels_is_frozen_by_name() -> None:
             return (x.flatten(2).transpose(1, 2) @ torch.ones(8, 8, dtype=x.dtype).triu()).mean(1)
 
     assert groups_of(Mixed())["stem"].frozen == ("aten.matmul.default in model mixes the channels",)
+
+
+def test_a_product_with_a_parameter_on_the_left_is_frozen_by_name() -> None:
+    class Mixed(Net):
+        def __init__(self) -> None:
+            super().__init__()
+            self.matrix = nn.Parameter(torch.randn(8, 8))
+
+        def body(self, x: Tensor) -> Tensor:
+            return (self.matrix @ x.flatten(2)).mean(2)
+
+    reason = "aten.matmul.default in model is a product of another kind than activations, which has no rule"
+    assert groups_of(Mixed())["stem"].frozen == (reason,)
 
 
 def test_a_channel_picked_by_number_is_frozen_by_name() -> None:
