@@ -138,6 +138,36 @@ def test_what_an_integer_does_not_set_stays_with_its_own_group() -> None:
     assert not groups["wide"].extents
 
 
+def test_the_integer_that_sets_where_a_part_starts_falls_with_the_channels_before_it() -> None:
+    class Tail(Net):
+        def __init__(self) -> None:
+            super().__init__()
+            self.front = 4
+            self.wide = nn.Conv2d(8, 12, 1)
+
+        def body(self, x: Tensor) -> Tensor:
+            return x + self.wide(x)[:, self.front :]
+
+    groups = groups_of(Tail())
+    assert attributes(groups["wide"]) == {"front": [1] * 4}
+    assert places(groups["stem"], 1)["wide.weight", 0] == [5]
+
+
+def test_the_integer_that_sets_where_a_part_ends_falls_with_its_channels() -> None:
+    class Start(Net):
+        def __init__(self) -> None:
+            super().__init__()
+            self.front = 8
+            self.wide = nn.Conv2d(8, 12, 1)
+
+        def body(self, x: Tensor) -> Tensor:
+            return x + self.wide(x)[:, : self.front]
+
+    groups = groups_of(Start())
+    assert attributes(groups["stem"]) == {"front": [1] * 8}
+    assert not groups["stem"].frozen
+
+
 @pytest.mark.parametrize("name", ["Attention", "SplitByWidth", "SlicedByWidth", "ShuffledGroups"])
 def test_a_cut_model_is_traced_to_the_renumbered_groups(name: str) -> None:
     net = CUTTABLE[name]()

@@ -30,14 +30,10 @@ def settle_factors(book: LabelBook, factors: Sequence[Tensor]) -> None:
 
     What is left after a cut must fill a box again, so a unit takes a whole slice across one of the axes. That is the
     last axis whose channels are not one already: the last factor for shuffles and gates, the heads for attention,
-    whose products make each head one. Clear cases go first, as they may decide others.
+    whose products make each head one.
     """
-    pending = list(factors)
-    while pending:
-        roots = book.roots()
-        open_axes = [_open_axes(roots[labels.clamp(min=0)]) for labels in pending]
-        place = next((i for i, axes in enumerate(open_axes) if len(axes) < 2), 0)
-        labels, axes = pending.pop(place), open_axes[place]
+    for labels in factors:
+        axes = _open_axes(book.roots()[labels.clamp(min=0)])
         for dim in set(range(labels.dim())) - set(axes[-1:]):
             book.unite(labels.narrow(dim, 0, 1), labels)
 
