@@ -272,6 +272,14 @@ def test_a_channel_picked_by_number_is_frozen_by_name() -> None:
     assert "aten.index.Tensor in model picks channels by number" in groups_of(Picked())["stem"].frozen
 
 
+def test_a_pixel_picked_by_what_channels_say_freezes_them() -> None:
+    class Pointed(Net):
+        def body(self, x: Tensor) -> Tensor:
+            return x.flatten(2)[:, :, x.mean((0, 2, 3)).long().clamp(0, 63)].mean(2)
+
+    assert "aten.index.Tensor in model picks channels by number" in groups_of(Pointed())["stem"].frozen
+
+
 def test_a_model_that_cannot_be_cut_is_refused_with_the_operators_name() -> None:
     class Sorted(Net):
         def body(self, x: Tensor) -> Tensor:
