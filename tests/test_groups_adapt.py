@@ -49,6 +49,13 @@ def test_a_table_of_biases_loses_the_column_of_the_head(name: str) -> None:
     assert places(group, 3)["table", 1] == [3]
 
 
+@pytest.mark.parametrize(("shape", "dim"), [((5, 4, 1), 1), ((5, 1, 4), 2)])
+def test_the_heads_of_a_table_lie_along_its_long_axis(shape: tuple[int, ...], dim: int) -> None:
+    net = CUTTABLE["MaskedAttention"]()
+    net.table = nn.Parameter(torch.randn(shape))
+    assert places(groups_of(net)["qkv"], 3)["table", dim] == [3]
+
+
 def test_a_number_that_equals_the_heads_by_chance_stays() -> None:
     net = Attention()
     cut_(net, trace_groups(net, IMAGES), {"qkv": torch.tensor([0, 3])})
@@ -213,6 +220,25 @@ class Averaged(Standardised):
         return super().forward(F.avg_pool2d(x, 2))
 
 
+class Activated(Standardised):
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x).relu()
+
+
+class WithChild(Standardised):
+    def __init__(self, *args: int, **options: int) -> None:
+        super().__init__(*args, **options)
+        self.after = nn.ReLU()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.after(super().forward(x))
+
+
+class Given(nn.Conv2d):
+    def forward(self, x: Tensor, weight: Tensor) -> Tensor:
+        return F.conv2d(x, weight, self.bias, padding=self.padding)
+
+
 def standardised(layer: type[nn.Conv2d]) -> nn.Module:
     net = Net()
     net.norm = layer(8, 8, 3, stride=2, padding=1, groups=2)
@@ -232,11 +258,24 @@ def test_materialised_weights_give_the_same_outputs_and_can_be_cut() -> None:
     assert materialise_weights_(net, IMAGES) == ()
 
 
-def test_a_layer_that_does_more_than_its_convolution_stays_and_is_frozen_by_name() -> None:
-    net = standardised(Averaged)
+@pytest.mark.parametrize("layer", [Averaged, Activated, WithChild])
+def test_a_layer_that_is_no_plain_convolution_stays_and_is_frozen_by_name(layer: type[nn.Conv2d]) -> None:
+    net = standardised(layer)
     assert materialise_weights_(net, IMAGES) == ()
     reasons = [reason for group in trace_groups(net, IMAGES) for reason in group.frozen]
     assert "aten.conv2d.default in norm has a weight that is computed in forward" in reasons
+
+
+def test_a_layer_whose_weight_depends_on_the_input_stays() -> None:
+    class Dynamic(Net):
+        def __init__(self) -> None:
+            super().__init__()
+            self.given = Given(8, 8, 3, padding=1)
+
+        def body(self, x: Tensor) -> Tensor:
+            return self.given(x, self.given.weight * x.mean())
+
+    assert materialise_weights_(Dynamic(), IMAGES) == ()
 
 
 def test_a_product_with_a_table_over_the_channels_is_frozen_by_name() -> None:

@@ -211,3 +211,36 @@ def test_trials_take_bare_tensors_unless_forward_makes_its_own(net: nn.Module, b
     assert trial.misfit(list(trial.kept)) is None
     trial.groups["stem"] = replace(trial.groups["stem"], slots=trial.groups["stem"].slots[:1])
     assert "does not fit a cut" in str(trial.misfit(["stem"]))
+
+
+def test_a_group_that_sets_the_shape_of_an_output_is_frozen() -> None:
+    class Sized(Net):
+        def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+            x = self.stem(x)
+            return self.head(x.mean((2, 3))), torch.zeros(x.shape[1])
+
+    reason = by_name(trace_groups(Sized(), IMAGES))["stem"].frozen[0]
+    assert reason.startswith("a cut changes the output's shape from [(2, 5), (8,)] to [(2, 5), (")
+
+
+def test_of_groups_that_fail_together_only_one_part_is_frozen() -> None:
+    class Narrow(CUTTABLE["Joined"]):
+        def body(self, x: Tensor) -> Tensor:
+            joined = super().body(x)
+            if joined.shape[1] < 10:
+                raise RuntimeError("too narrow")
+            return joined
+
+    groups = by_name(trace_groups(Narrow(), IMAGES))
+    assert [group.name for group in prunable(tuple(groups.values()))] == ["side"]
+    assert groups["stem"].frozen == ("the model's forward does not fit a cut: too narrow (together with other groups)",)
+
+
+def test_what_is_written_into_a_view_counts_though_nothing_reads_the_view() -> None:
+    class Written(Net):
+        def body(self, x: Tensor) -> Tensor:
+            y = x * 1
+            y[:, :, :4].sub_(x.softmax(1)[:, :, :4])
+            return y
+
+    assert by_name(trace_groups(Written(), IMAGES))["stem"].frozen == ("aten.softmax.int in model mixes the channels",)

@@ -104,4 +104,4 @@ def _apart(size: Sequence[int], window: Sequence[int], shift: Sequence[int], lik
 def _stripes(size: int, window: int, shift: int, like: Tensor) -> Tensor:
     """Which of three stripes along one axis a position lies in: before, in and beyond what the shift wrapped."""
     place = torch.arange(size, device=like.device)
-    return (place >= size - window).long() + (place >= size - shift) if shift else torch.zeros_like(place)
+    return (place >= size - window).long() + (place >= size - shift)
