@@ -39,8 +39,8 @@ NOTES = """
 ## Notes
 - Peer: {peer_about}.
 - Attention: whole heads are units. The integers that a module keeps about them (`num_heads`, `attn_dim`) fall with the
-  heads; where a module works out its head width from the width of its input, as in `torchvision`'s Swin and in
-  `torch.nn.MultiheadAttention`, no integer helps and the heads are frozen.
+  heads. `torch.nn.MultiheadAttention` and `torchvision`'s Swin work out their head width from the width of their input;
+  a cut gives them a forward that counts heads by the weights.
 - Embedding widths under a LayerNorm or GroupNorm stay: the norm would mix what is cut into what is kept.
 - {materialised}
 """

@@ -238,7 +238,7 @@ class Attention(Net):
 
     def __init__(self) -> None:
         super().__init__()
-        self.num_heads, self.head_dim, self.attn_dim, self.depth = 4, 2, 8, 4
+        self.depth, self.num_heads, self.head_dim, self.attn_dim = 4, 4, 2, 8
         self.qkv = nn.Linear(8, 24)
         self.proj = nn.Linear(8, 8)
         self.last = nn.LayerNorm(8)
@@ -265,8 +265,17 @@ class TableAttention(Attention):
         self.register_buffer("places", torch.arange(64 * 64).view(64, 64) % 5)
 
     def mixed(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        bias = self.table[self.places.view(-1)].view(64, 64, -1).permute(2, 0, 1)
-        return ((q @ k.transpose(-2, -1)) * self.head_dim**-0.5 + bias.unsqueeze(0)).softmax(-1) @ v
+        return ((q @ k.transpose(-2, -1)) * self.head_dim**-0.5 + self.biases()).softmax(-1) @ v
+
+    def biases(self) -> Tensor:
+        return self.table[self.places.view(-1)].view(64, 64, -1).permute(2, 0, 1).unsqueeze(0)
+
+
+class MaskedAttention(TableAttention):
+    """The biases are added by the operator."""
+
+    def mixed(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        return F.scaled_dot_product_attention(q, k, v, self.biases())
 
 
 class ChannelAttention(Attention):
@@ -370,6 +379,7 @@ CUTTABLE: dict[str, type[nn.Module]] = {
         Resized,
         Attention,
         TableAttention,
+        MaskedAttention,
         ChannelAttention,
         SplitByWidth,
         HalvedByWidth,

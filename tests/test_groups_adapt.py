@@ -9,7 +9,19 @@ from torch.nn import functional as F
 
 from adasap.criteria import score
 from adasap.errors import BudgetError
-from adasap.groups import check_cut, cut_, fingerprint, materialise_weights_, prunable, trace_groups
+from adasap.groups import (
+    ChannelGroup,
+    check_cut,
+    cut_,
+    fingerprint,
+    materialise_weights_,
+    prunable,
+    trace_groups,
+)
+from adasap.groups.adapt import Adapter
+from adasap.groups.assemble import assemble_groups
+from adasap.groups.trial import Trial
+from adasap.groups.walk import walk_model
 from adasap.pruning import Budget, MACs, Parameters, select_channels
 from groups_nets import CUTTABLE, IMAGES, Attention, Net, by_name, places, random_kept
 
@@ -22,7 +34,7 @@ def attributes(group) -> dict[str, list[int]]:
     return {extent.attribute: extent.counts.tolist() for extent in group.extents}
 
 
-@pytest.mark.parametrize("name", ["Attention", "TableAttention", "ChannelAttention"])
+@pytest.mark.parametrize("name", ["Attention", "TableAttention", "MaskedAttention", "ChannelAttention"])
 def test_a_head_is_a_unit_and_the_integers_of_heads_fall_with_it(name: str) -> None:
     group = groups_of(CUTTABLE[name]())["qkv"]
     assert group.num_channels == 4
@@ -31,9 +43,17 @@ def test_a_head_is_a_unit_and_the_integers_of_heads_fall_with_it(name: str) -> N
     assert attributes(group) == {"num_heads": [1] * 4, "attn_dim": [2] * 4}
 
 
-def test_a_table_of_biases_loses_the_column_of_the_head() -> None:
-    group = groups_of(CUTTABLE["TableAttention"]())["qkv"]
+@pytest.mark.parametrize("name", ["TableAttention", "MaskedAttention"])
+def test_a_table_of_biases_loses_the_column_of_the_head(name: str) -> None:
+    group = groups_of(CUTTABLE[name]())["qkv"]
     assert places(group, 3)["table", 1] == [3]
+
+
+@pytest.mark.parametrize(("shape", "dim"), [((5, 4, 1), 1), ((5, 1, 4), 2)])
+def test_the_heads_of_a_table_lie_along_its_long_axis(shape: tuple[int, ...], dim: int) -> None:
+    net = CUTTABLE["MaskedAttention"]()
+    net.table = nn.Parameter(torch.randn(shape))
+    assert places(groups_of(net)["qkv"], 3)["table", dim] == [3]
 
 
 def test_a_number_that_equals_the_heads_by_chance_stays() -> None:
@@ -41,6 +61,57 @@ def test_a_number_that_equals_the_heads_by_chance_stays() -> None:
     cut_(net, trace_groups(net, IMAGES), {"qkv": torch.tensor([0, 3])})
     assert (net.num_heads, net.attn_dim, net.head_dim, net.depth) == (2, 4, 2, 4)
     assert net(IMAGES).shape == (2, 5)
+
+
+def test_what_one_module_needs_is_taken_for_others_of_its_class() -> None:
+    class Block(Attention):
+        def forward(self, x: Tensor) -> Tensor:
+            return self.body(x)
+
+    class Twice(Net):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.second = Block(), Block()
+
+        def body(self, x: Tensor) -> Tensor:
+            return self.first(x) + self.second(x)
+
+    net = Twice()
+    walked = walk_model(net, IMAGES)
+    groups, adapter = by_name(assemble_groups(walked.book)), Adapter(net, walked)
+    trial, tried = Trial(net, tuple(groups.values()), IMAGES), []
+
+    def fits(group: ChannelGroup) -> bool:
+        tried.append(group.name)
+        return trial.fits(group, trial.misfit)
+
+    assert attributes(adapter.adapted(groups["first.qkv"], fits)) == {"num_heads": [1] * 4, "attn_dim": [2] * 4}
+    tried.clear()
+    assert attributes(adapter.likened(groups["second.qkv"])) == {"num_heads": [1] * 4, "attn_dim": [2] * 4}
+    assert attributes(adapter.adapted(groups["second.qkv"], fits)) == {"num_heads": [1] * 4, "attn_dim": [2] * 4}
+    assert tried == ["second.qkv"]
+
+
+@pytest.mark.parametrize("heads", [[1, 2], [2]])
+def test_biases_that_an_earlier_forward_left_in_a_cache_are_computed_anew(heads: list[int]) -> None:
+    levit = pytest.importorskip("timm.models.levit")
+
+    class Levit(Net):
+        def __init__(self) -> None:
+            super().__init__()
+            self.attention = levit.Attention(8, 4, num_heads=3, attn_ratio=2, resolution=8)
+            nn.init.normal_(self.attention.attention_biases)
+
+        def body(self, x: Tensor) -> Tensor:
+            return self.attention(x.flatten(2).transpose(1, 2)).mean(1)
+
+    net, images = Levit().eval(), torch.randn(2, 3, 8, 8)
+    groups = trace_groups(net, IMAGES)
+    net(images)
+    cut_(net, groups, {"attention.qkv.linear": torch.tensor(heads)})
+    early = net(images)
+    net.train()  # which empties the cache, too
+    assert torch.equal(early, net.eval()(images))
 
 
 def test_heads_whose_width_is_worked_out_in_forward_are_frozen() -> None:
@@ -72,6 +143,36 @@ def test_what_an_integer_does_not_set_stays_with_its_own_group() -> None:
     assert places(groups["stem"], 2)["wide.weight", 0] == [2]
     assert [group.num_channels for group in groups.values()] == [8, 4, 5]
     assert not groups["wide"].extents
+
+
+def test_the_integer_that_sets_where_a_part_starts_falls_with_the_channels_before_it() -> None:
+    class Tail(Net):
+        def __init__(self) -> None:
+            super().__init__()
+            self.front = 4
+            self.wide = nn.Conv2d(8, 12, 1)
+
+        def body(self, x: Tensor) -> Tensor:
+            return x + self.wide(x)[:, self.front :]
+
+    groups = groups_of(Tail())
+    assert attributes(groups["wide"]) == {"front": [1] * 4}
+    assert places(groups["stem"], 1)["wide.weight", 0] == [5]
+
+
+def test_the_integer_that_sets_where_a_part_ends_falls_with_its_channels() -> None:
+    class Start(Net):
+        def __init__(self) -> None:
+            super().__init__()
+            self.front = 8
+            self.wide = nn.Conv2d(8, 12, 1)
+
+        def body(self, x: Tensor) -> Tensor:
+            return x + self.wide(x)[:, : self.front]
+
+    groups = groups_of(Start())
+    assert attributes(groups["stem"]) == {"front": [1] * 8}
+    assert not groups["stem"].frozen
 
 
 @pytest.mark.parametrize("name", ["Attention", "SplitByWidth", "SlicedByWidth", "ShuffledGroups"])
@@ -119,6 +220,25 @@ class Averaged(Standardised):
         return super().forward(F.avg_pool2d(x, 2))
 
 
+class Activated(Standardised):
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x).relu()
+
+
+class WithChild(Standardised):
+    def __init__(self, *args: int, **options: int) -> None:
+        super().__init__(*args, **options)
+        self.after = nn.ReLU()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.after(super().forward(x))
+
+
+class Given(nn.Conv2d):
+    def forward(self, x: Tensor, weight: Tensor) -> Tensor:
+        return F.conv2d(x, weight, self.bias, padding=self.padding)
+
+
 def standardised(layer: type[nn.Conv2d]) -> nn.Module:
     net = Net()
     net.norm = layer(8, 8, 3, stride=2, padding=1, groups=2)
@@ -138,11 +258,45 @@ def test_materialised_weights_give_the_same_outputs_and_can_be_cut() -> None:
     assert materialise_weights_(net, IMAGES) == ()
 
 
-def test_a_layer_that_does_more_than_its_convolution_stays_and_is_frozen_by_name() -> None:
-    net = standardised(Averaged)
+@pytest.mark.parametrize("layer", [Averaged, Activated, WithChild])
+def test_a_layer_that_is_no_plain_convolution_stays_and_is_frozen_by_name(layer: type[nn.Conv2d]) -> None:
+    net = standardised(layer)
     assert materialise_weights_(net, IMAGES) == ()
     reasons = [reason for group in trace_groups(net, IMAGES) for reason in group.frozen]
     assert "aten.conv2d.default in norm has a weight that is computed in forward" in reasons
+
+
+def test_a_layer_whose_weight_depends_on_the_input_stays() -> None:
+    class Dynamic(Net):
+        def __init__(self) -> None:
+            super().__init__()
+            self.given = Given(8, 8, 3, padding=1)
+
+        def body(self, x: Tensor) -> Tensor:
+            return self.given(x, self.given.weight * x.mean())
+
+    assert materialise_weights_(Dynamic(), IMAGES) == ()
+
+
+def test_a_product_with_a_table_over_the_channels_is_frozen_by_name() -> None:
+    class Mixed(Net):
+        def body(self, x: Tensor) -> Tensor:
+            return (x.flatten(2).transpose(1, 2) @ torch.ones(8, 8, dtype=x.dtype).triu()).mean(1)
+
+    assert groups_of(Mixed())["stem"].frozen == ("aten.matmul.default in model mixes the channels",)
+
+
+def test_a_product_with_a_parameter_on_the_left_is_frozen_by_name() -> None:
+    class Mixed(Net):
+        def __init__(self) -> None:
+            super().__init__()
+            self.matrix = nn.Parameter(torch.randn(8, 8))
+
+        def body(self, x: Tensor) -> Tensor:
+            return (self.matrix @ x.flatten(2)).mean(2)
+
+    reason = "aten.matmul.default in model is a product of another kind than activations, which has no rule"
+    assert groups_of(Mixed())["stem"].frozen == (reason,)
 
 
 def test_a_channel_picked_by_number_is_frozen_by_name() -> None:
@@ -155,6 +309,14 @@ def test_a_channel_picked_by_number_is_frozen_by_name() -> None:
             return x[:, self.order]
 
     assert "aten.index.Tensor in model picks channels by number" in groups_of(Picked())["stem"].frozen
+
+
+def test_a_pixel_picked_by_what_channels_say_freezes_them() -> None:
+    class Pointed(Net):
+        def body(self, x: Tensor) -> Tensor:
+            return x.flatten(2)[:, :, x.mean((0, 2, 3)).long().clamp(0, 63)].mean(2)
+
+    assert "aten.index.Tensor in model picks channels by number" in groups_of(Pointed())["stem"].frozen
 
 
 def test_a_model_that_cannot_be_cut_is_refused_with_the_operators_name() -> None:

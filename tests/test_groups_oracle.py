@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from adasap.groups import cut_, prunable, trace_groups
 from adasap.groups.cutting import named_tensors
+from groups_nets import Residual
 
 IMAGES = torch.randn(2, 3, 64, 64)
 
@@ -42,20 +43,21 @@ def cut_by_the_peer(model: nn.Module, name: str, rows: list[int]) -> nn.Module:
 
 @pytest.mark.filterwarnings("ignore")  # of the peer
 @pytest.mark.parametrize(
-    ("build", "every"),
+    ("build", "num_prunable", "every"),
     [
-        (torchvision.models.resnet18, 1),
-        (small_densenet, 1),
-        (torchvision.models.mobilenet_v2, 3),
-        pytest.param(torchvision.models.mobilenet_v2, 1, marks=pytest.mark.slow),
-        pytest.param(small_squeezenet, 1, marks=pytest.mark.slow),
+        (Residual, 2, 1),
+        (torchvision.models.resnet18, 12, 1),
+        (small_densenet, 10, 1),
+        (torchvision.models.mobilenet_v2, 25, 3),
+        pytest.param(torchvision.models.mobilenet_v2, 25, 1, marks=pytest.mark.slow),
+        pytest.param(small_squeezenet, 25, 1, marks=pytest.mark.slow),
     ],
 )
-def test_the_peer_cuts_the_same_numbers(build: Callable[[], nn.Module], every: int) -> None:
+def test_the_peer_cuts_the_same_numbers(build: Callable[[], nn.Module], num_prunable: int, every: int) -> None:
     torch.manual_seed(0)
     model = build().eval()
     groups = trace_groups(model, IMAGES[:1])
-    assert len(prunable(groups)) >= 5
+    assert len(prunable(groups)) == num_prunable
     for group in prunable(groups)[::every]:
         stays = torch.arange(group.num_channels) % 3 != 1
         ours = copy.deepcopy(model)

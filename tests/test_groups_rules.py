@@ -7,12 +7,47 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from adasap.groups import check_cut, prunable, trace_groups
+from adasap.groups import check_cut, prunable, trace_groups, widths
 from groups_nets import CUTTABLE, IMAGES, Depthwise, Net, by_name, places, random_kept
+
+PRUNABLE: dict[str, dict[str, int]] = {
+    "Net": {"stem": 8},
+    "Residual": {"stem": 8, "inner": 6},
+    "InPlaceResidual": {"stem": 8, "inner": 6},
+    "Joined": {"stem": 8, "side": 6},
+    "Depthwise": {"stem": 8},
+    "Grouped": {"stem": 4},
+    "SingleChannel": {"stem": 8, "squeeze": 1, "single": 1, "widen": 4},
+    "SqueezeExcite": {"stem": 8, "reduce": 4},
+    "SpatialAttention": {"stem": 8},
+    "Flattened": {"stem": 8},
+    "Shared": {"stem": 8, "shared": 6},
+    "Gated": {"stem": 8, "both": 6},
+    "HalvesApart": {"stem": 8, "both": 6, "a": 10},
+    "Shuffled": {"stem": 4, "last": 5},
+    "PixelShuffled": {"last": 5},
+    "Transposed": {"stem": 8, "up": 6},
+    "Tokens": {"stem": 8, "patch": 6, "mlp.0": 10},
+    "Resized": {"stem": 8},
+    "Attention": {"qkv": 4},
+    "TableAttention": {"qkv": 4},
+    "MaskedAttention": {"qkv": 4},
+    "ChannelAttention": {"qkv": 4},
+    "SplitByWidth": {"stem": 8, "wide": 4, "way": 4},
+    "HalvedByWidth": {"stem": 8, "wide": 4, "way": 4},
+    "SlicedByWidth": {"stem": 8, "wide": 4},
+    "ShuffledGroups": {"stem": 4},
+    "MatrixProduct": {"stem": 8, "matrix": 6},
+}
 
 
 def groups_of(net: nn.Module):
     return by_name(trace_groups(net, IMAGES))
+
+
+@pytest.mark.parametrize("name", CUTTABLE)
+def test_what_can_go_and_how_many_of_it(name: str) -> None:
+    assert widths(prunable(trace_groups(CUTTABLE[name](), IMAGES))) == PRUNABLE[name]
 
 
 @pytest.mark.parametrize("name", CUTTABLE)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from torch.nn import functional as F
 
 from adasap.errors import TraceError
 from adasap.groups import check_cut, cut_, fingerprint, prunable, trace_groups
+from adasap.groups.trial import Trial
 from adasap.models.cifar_resnet import CifarResNet, cifar_resnet20
 from groups_nets import CUTTABLE, IMAGES, Net, by_name, places, random_kept
 
@@ -191,3 +193,54 @@ def test_tracing_a_cut_model_finds_the_renumbered_groups() -> None:
     groups = trace_groups(model, images)
     cut = cut_(model, groups, random_kept(groups))
     assert fingerprint(trace_groups(model, images)) == fingerprint(cut)
+
+
+class MakesItsOwn(Net):
+    """Joins a tensor that it makes on the processor with its activations."""
+
+    def body(self, x: Tensor) -> Tensor:
+        return x + torch.linspace(0, 1, x.shape[-1], device="cpu")
+
+
+@pytest.mark.parametrize(("net", "bare"), [(CUTTABLE["SplitByWidth"](), True), (MakesItsOwn(), False)])
+def test_trials_take_bare_tensors_unless_forward_makes_its_own(net: nn.Module, bare: bool) -> None:
+    groups = trace_groups(net, IMAGES)
+    assert prunable(groups)
+    trial = Trial(net, groups, IMAGES)
+    assert trial.runs_bare is bare
+    assert trial.misfit(list(trial.kept)) is None
+    trial.groups["stem"] = replace(trial.groups["stem"], slots=trial.groups["stem"].slots[:1])
+    assert "does not fit a cut" in str(trial.misfit(["stem"]))
+
+
+def test_a_group_that_sets_the_shape_of_an_output_is_frozen() -> None:
+    class Sized(Net):
+        def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+            x = self.stem(x)
+            return self.head(x.mean((2, 3))), torch.zeros(x.shape[1])
+
+    reason = by_name(trace_groups(Sized(), IMAGES))["stem"].frozen[0]
+    assert reason.startswith("a cut changes the output's shape from [(2, 5), (8,)] to [(2, 5), (")
+
+
+def test_of_groups_that_fail_together_only_one_part_is_frozen() -> None:
+    class Narrow(CUTTABLE["Joined"]):
+        def body(self, x: Tensor) -> Tensor:
+            joined = super().body(x)
+            if joined.shape[1] < 10:
+                raise RuntimeError("too narrow")
+            return joined
+
+    groups = by_name(trace_groups(Narrow(), IMAGES))
+    assert [group.name for group in prunable(tuple(groups.values()))] == ["side"]
+    assert groups["stem"].frozen == ("the model's forward does not fit a cut: too narrow (together with other groups)",)
+
+
+def test_what_is_written_into_a_view_counts_though_nothing_reads_the_view() -> None:
+    class Written(Net):
+        def body(self, x: Tensor) -> Tensor:
+            y = x * 1
+            y[:, :, :4].sub_(x.softmax(1)[:, :, :4])
+            return y
+
+    assert by_name(trace_groups(Written(), IMAGES))["stem"].frozen == ("aten.softmax.int in model mixes the channels",)

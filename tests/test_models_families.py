@@ -25,6 +25,7 @@ from adasap.pruning import Budget, MACs, apply_plan_, select_channels
         pytest.param("timm:cspdarknet53", 64, 44, id="split"),
         pytest.param("timm:rexnet_100", 64, 46, id="sliced"),
         pytest.param("timm:vit_tiny_patch16_224", 224, 24, id="attention"),
+        pytest.param("torchvision:swin_t", 64, 24, id="attention-in-windows"),
         pytest.param("timm:levit_128s", 224, 27, id="attention-with-biases"),
         pytest.param("timm:mixer_s16_224", 224, 16, id="token-mixing"),
         pytest.param("timm:mobilenetv3_small_100", 64, 27, id="squeeze-excite"),

@@ -94,6 +94,4 @@ def _ranks(walked: Walked, group: ChannelGroup) -> Tensor:
         start = walked.book.axes[slot.name, slot.dim].start
         channels = torch.arange(group.num_channels).unsqueeze(1).expand_as(slot.positions)
         of_root[roots[start + slot.positions]] = channels
-    ranks = of_root[roots]
-    ranks[0] = -1
-    return ranks
+    return of_root[roots]

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from adasap.errors import PlanError, suggestion
 from adasap.groups.components import distinct
 from adasap.groups.group import ChannelGroup, Extent, Slot
+from adasap.groups.heads import fit_heads_
 
 Masks = Mapping[tuple[str, int], Tensor]
 """(Parameter or buffer name, axis) -> bool over that axis: True where an index stays."""
@@ -113,6 +114,9 @@ def cut_(model: nn.Module, groups: Sequence[ChannelGroup], kept: Mapping[str, Te
     `Parameter` and buffer objects stay the same and get new data, so optimizers and user references stay
     valid; the optimizer's own state is not touched here (see `adasap.pruning.apply_plan_`).
 
+    Attention modules that cannot run with fewer heads get another class of the same weights (see
+    `adasap.groups.heads`).
+
     Args:
         model: The model to cut.
         groups: Its groups, all of them: those that lose nothing may still have to be renumbered.
@@ -132,10 +136,12 @@ def cut_(model: nn.Module, groups: Sequence[ChannelGroup], kept: Mapping[str, Te
     for name in shapes:
         for module in owners.get(id(tensors[name]), ()):
             _sync_attributes_(module)
+            _empty_caches_(module)
     for group in groups:
         if group.name in removed:
             for extent in group.extents:
                 _shrink_extent_(model, extent, int(extent.counts[removed[group.name]].sum()))
+    fit_heads_(model)
     return renumbered(groups, removed, masks)
 
 
@@ -208,6 +214,13 @@ def _sync_attributes_(module: nn.Module) -> None:
         module.num_parameters = module.weight.numel()
     elif isinstance(module, nn.Embedding):
         module.num_embeddings, module.embedding_dim = module.weight.shape
+
+
+def _empty_caches_(module: nn.Module) -> None:
+    """Empty what a module calls a cache: timm's attention keeps biases there that it computed from its parameters."""
+    for name, value in vars(module).items():
+        if "cache" in name and type(value) is dict:
+            setattr(module, name, {})
 
 
 def _sync_convolution_(module: nn.modules.conv._ConvNd, weight: Tensor) -> None:

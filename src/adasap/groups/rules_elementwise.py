@@ -49,6 +49,12 @@ def creation(call: Call) -> Result:
     return call.like_result(0)
 
 
+@rule("zero", "fill")
+def overwritten(call: Call) -> Result:
+    """One number everywhere: its channels are those of what was there."""
+    return call.labels(call["self"])
+
+
 @rule("copy")
 def copy(call: Call) -> Result:
     """Overwrites its first argument; the channels written over count too, a view may show them."""

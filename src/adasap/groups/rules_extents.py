@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from adasap.groups.labels import LabelBook, compact, squeezed, varying
+from adasap.groups.labels import LabelBook, along, compact, constant, squeezed, varying
 from adasap.groups.rules import Call, Result, TensorRef, rule
 from adasap.groups.rules_movement import execute
 
@@ -30,14 +30,10 @@ def settle_factors(book: LabelBook, factors: Sequence[Tensor]) -> None:
 
     What is left after a cut must fill a box again, so a unit takes a whole slice across one of the axes. That is the
     last axis whose channels are not one already: the last factor for shuffles and gates, the heads for attention,
-    whose products make each head one. Clear cases go first, as they may decide others.
+    whose products make each head one.
     """
-    pending = list(factors)
-    while pending:
-        roots = book.roots()
-        open_axes = [_open_axes(roots[labels.clamp(min=0)]) for labels in pending]
-        place = next((i for i, axes in enumerate(open_axes) if len(axes) < 2), 0)
-        labels, axes = pending.pop(place), open_axes[place]
+    for labels in factors:
+        axes = _open_axes(book.roots()[labels.clamp(min=0)])
         for dim in set(range(labels.dim())) - set(axes[-1:]):
             book.unite(labels.narrow(dim, 0, 1), labels)
 
@@ -104,11 +100,11 @@ def _is_of_buffers(book: LabelBook, labels: Tensor) -> bool:
 
 
 def _labels_beside(call: Call, value: Tensor | TensorRef, dims: set[int]) -> Tensor:
-    """Labels of a tensor; of a parameter, along its last long axis that is not picked from."""
+    """Labels of a tensor; of a parameter, along its last axis that is not picked from, a long one if there is one."""
     if isinstance(value, Tensor):
         return value
-    free = [dim for dim, size in enumerate(value.shape) if size > 1 and dim not in dims]
+    free = [dim for dim in range(len(value.shape)) if dim not in dims]
     if not free:
-        return torch.zeros(value.shape, dtype=torch.int64)
-    view = [-1 if dim == free[-1] else 1 for dim in range(len(value.shape))]
-    return call.axis(value, free[-1]).view(view).expand(value.shape)
+        return constant(0, value.shape)
+    dim = max(free, key=lambda dim: (value.shape[dim] > 1, dim))
+    return along(call.axis(value, dim), dim, value.shape)

@@ -68,10 +68,11 @@ class Trial:
         self.groups = {group.name: group for group in groups}
         self.kept = _different_cuts(prunable(groups))
         self.expected = Skeleton(model, example_inputs).output_shapes()
+        self.runs_bare = self._runs_bare()
 
     def misfit(self, names: Sequence[str]) -> str | None:
         """Whether forward runs after the cut."""
-        cut = self._cut(names)
+        cut = self._cut(names, bare=self.runs_bare)
         return cut if isinstance(cut, str) else None
 
     def failure(self, names: Sequence[str]) -> str | None:
@@ -88,8 +89,14 @@ class Trial:
         finally:
             self.groups[changed.name] = before
 
-    def _cut(self, names: Sequence[str]) -> tuple[Skeleton, tuple[ChannelGroup, ...]] | str:
-        skeleton = Skeleton(self.model, self.example_inputs)
+    def _runs_bare(self) -> bool:
+        try:
+            return Skeleton(self.model, self.example_inputs, bare=True).output_shapes() == self.expected
+        except Exception:  # as for a model that asks where its tensors are
+            return False
+
+    def _cut(self, names: Sequence[str], *, bare: bool = False) -> tuple[Skeleton, tuple[ChannelGroup, ...]] | str:
+        skeleton = Skeleton(self.model, self.example_inputs, bare=bare)
         try:
             groups = tuple(self.groups.values())
             cut = cut_(skeleton.model, groups, {name: self.kept[name] for name in names})

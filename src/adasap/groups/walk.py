@@ -76,13 +76,29 @@ def walk_graph(exported: ExportedGraph, model: nn.Module, walked: Walked) -> Non
     """Apply the rule of every operator in order; freeze what reaches an operator without one."""
     book, notes = walked.book, walked.notes
     values = _placeholders(exported, model, book)
+    used = _used(exported)
     for node in exported.graph.nodes:
         if node.op == "call_function":
+            frozen_before = len(book.frozen)
             values[node] = _visit(node, values, book, notes)
+            if node not in used:  # its parameters are cut along, but what it computes need not stay the same
+                del book.frozen[frozen_before:]
     for node in exported.outputs:
         for labels in pytree.tree_leaves(values.get(node)):
             if isinstance(labels, Tensor):
                 book.freeze(labels, OUTPUT)
+
+
+def _used(exported: ExportedGraph) -> set[fx.Node]:
+    """Nodes that an output depends on, and operators that write in place."""
+    used: set[fx.Node] = set()
+    waiting = [node for node in exported.graph.nodes if _writes(node)] + list(exported.outputs)
+    while waiting:
+        node = waiting.pop()
+        if node not in used:
+            used.add(node)
+            waiting.extend(node.all_input_nodes)
+    return used
 
 
 def _placeholders(exported: ExportedGraph, model: nn.Module, book: LabelBook) -> dict[fx.Node, Any]:
@@ -139,8 +155,7 @@ def _arguments(node: fx.Node, values: dict[fx.Node, Any]) -> dict[str, Any]:
 def _update_mutated(call: Call, result: Any, values: dict[fx.Node, Any]) -> None:
     """An in-place operator changes what its first argument carries, and what a view of it would show."""
     node = call.node
-    schema = getattr(node.target, "_schema", None)
-    if schema is None or not schema.is_mutable or not isinstance(result, Tensor) or not node.args:
+    if not _writes(node) or not isinstance(result, Tensor) or not node.args:
         return
     target = node.args[0]
     if not isinstance(target, fx.Node):
@@ -151,6 +166,11 @@ def _update_mutated(call: Call, result: Any, values: dict[fx.Node, Any]) -> None
         call.book.freeze(result, f"{call.where} writes into a view")
     if not isinstance(before, TensorRef):
         values[target] = result
+
+
+def _writes(node: fx.Node) -> bool:
+    schema = getattr(node.target, "_schema", None)
+    return schema is not None and bool(schema.is_mutable)
 
 
 def _is_view(node: fx.Node) -> bool:
