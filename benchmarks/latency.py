@@ -3,9 +3,9 @@
     python benchmarks/latency.py                      # about 20 minutes on two quiet cores; resumes
 
 1. For ResNet-50 and MobileNet-V2 at batch 1 and 16 (224 px, float32, channels_last): measures a table, calibrates it
-   on six models, and times ten random plans that it was not made from, interleaved with the dense model. The error of a
-   plan is |predicted - measured|, each in units of its own dense time. Also the time of one knapsack for half the
-   latency.
+   on eight models, and times ten random plans that it was not made from, interleaved with the dense model. The error
+   of a plan is |predicted - measured|, each in units of its own dense time. Also the time of one knapsack for half
+   the latency.
 2. With --cifar10 FOLDER (from `python ../shared/data/unpack.py FOLDER`) and --weights FOLDER: the pretrained ResNet-20
    and ResNet-56, cut once by L2 scores to shares of their predicted latency, by ranking and by knapsack. Kept
    importance, measured latency, and accuracy on the test images after norm statistics are estimated anew on 2,048

@@ -73,7 +73,7 @@ def calibrate(
 ) -> LatencyTable:
     """The table with `alignment`, `scale` and `call_ms` that fit whole models best.
 
-    Models are the dense one, two with all groups shrunk alike, and three at random widths. The time of a model is
+    Models are the dense one, one with half of every group, and six at random widths. The time of a model is
     scale x (sum of its layers) + call_ms x (number of calls); the last is what a module costs besides its operator.
 
     Args:
@@ -84,8 +84,8 @@ def calibrate(
         setting: Under which the table was made.
         options: How long to measure.
     """
-    chosen = [{}, even_widths(groups, 0.5), even_widths(groups, 0.25)]
-    chosen += [random_widths(groups, seed=10_000 + number) for number in range(3)]
+    chosen = [{}, even_widths(groups, 0.5)]
+    chosen += [random_widths(groups, seed=10_000 + number) for number in range(6)]
     measured = measure_widths_ms(model, groups, example_inputs, chosen, setting, options)
     candidates = []
     for alignment in ALIGNMENTS:

@@ -200,13 +200,14 @@ def _neighbours(axis: tuple[int, ...], width: float) -> list[tuple[int, float]]:
 def grid_widths(call: LayerCall) -> list[tuple[int, ...]]:
     """The widths at which a layer is measured: from a share of each dense width up to all of it.
 
-    Multiples of 16, where kernels are at their best, and closer together where the layer is narrow.
+    Multiples of 16, where kernels are at their best, or of 8 below 128 channels; any where a layer is narrow.
     """
     parts = (0.125, 0.25, 0.5, 0.75, 1.0) if len(call.dense) > 1 else (0.125, 0.25, 0.375, 0.5, 0.75, 1.0)
     axes = []
     for dense in call.dense:
         wanted = {max(1, round(part * dense)) for part in parts} | {round(dense)}
-        axes.append(sorted({min(round(dense), max(16, round(w / 16) * 16)) if dense > 16 else w for w in wanted}))
+        step = 16 if dense >= 128 else 8
+        axes.append(sorted({min(round(dense), max(step, round(w / step) * step)) if dense > 16 else w for w in wanted}))
     points: list[tuple[int, ...]] = [()]
     for axis in axes:
         points = [(*point, width) for point in points for width in axis]

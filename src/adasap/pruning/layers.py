@@ -169,6 +169,7 @@ class _Reader:
         self.owned = owned_per_channel(groups)
         self.names = {**exported.parameters, **exported.buffers}
         self.channels: dict[Node, tuple[int, Width]] = {}
+        self.padded: set[Node] = set()  # channels that padding has added: how many will be left is not known here
 
     def calls(self) -> tuple[LayerCall, ...]:
         calls = []
@@ -195,16 +196,19 @@ class _Reader:
             dim = 1 if _operator(node) != "linear" else len(shape) - 1
             self.channels[node] = (dim, self._axis(self.names[weight.name], 0, _shape(weight)[0]))
             return
-        known = [self.channels[parent] for parent in node.all_input_nodes if parent in self.channels]
-        if not known or not shape:
+        parents = sorted(filter(self.channels.__contains__, node.all_input_nodes), key=self.padded.__contains__)
+        if not parents or not shape:
             return
         if _operator(node) in CONCATENATIONS:
-            self._follow_concatenation(node, known[0][0])
+            self._follow_concatenation(node, self.channels[parents[0]][0])
             return
-        for dim, width in known:
+        for parent in parents:
+            dim, width = self.channels[parent]
             dense = width.at(self.whole)
             if dim < len(shape) and shape[dim] % dense == 0:
                 self.channels[node] = (dim, width.times(shape[dim] / dense))
+                if parent in self.padded or ("pad" in _operator(node) and shape[dim] != dense):
+                    self.padded.add(node)
                 return
 
     def _follow_concatenation(self, node: Node, dim: int) -> None:
@@ -269,6 +273,9 @@ class _Reader:
                     widths[dim] = self._axis(self.names[value.name], dim, size)
         elif (known := self._read_by(node, value) or self.channels.get(value)) is not None:
             widths[known[0]] = known[1]
+            result = self.channels.get(node)
+            if result and result[0] == known[0] and _shape(node)[known[0]] == shape[known[0]]:
+                widths.update([self._read_by(node, value) or result])  # what is added to each other is equally wide
         moving = {dim: width for dim, width in widths.items() if width.per_channel}
         if _operator(node) in CONCATENATIONS and node in self.channels:
             moving = dict.fromkeys(moving, self.channels[node][1])  # all parts shrink alike
