@@ -118,3 +118,30 @@ def test_two_ranks_make_the_numbers_of_one_where_the_ascent_point_is_shared(
     difference = {name: float((together[name] - alone[name]).abs().max()) for name in alone}
     assert max(difference.values()) < 1e-5, difference
     assert any(apart[n].shape != alone[n].shape or (apart[n] - alone[n]).abs().max() > 1e-3 for n in alone)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("optimizer", ["Adam", "AdamW", "RMSprop"])
+def test_state_that_two_ranks_cut_trains_on_as_that_of_one(
+    tiny_recipe: Callable[..., Tree], tmp_path: Path, optimizer: str
+) -> None:
+    """The moments of the channels that stay, and the averaged weights beside them, through three cuts."""
+
+    def run(name: str, ranks: int) -> list[dict[str, torch.Tensor]]:
+        tree = tiny_recipe(
+            model={"builder": "parallel_nets:no_norms", "options": {}},
+            training={
+                "batch_size": 32,
+                "sync_perturbation": True,
+                "average_decay": 0.9,
+                "optimizer": {"name": optimizer, "learning_rate": 0.001, "options": {"eps": 1e-3}},
+                "runtime": {"device": "cpu"},
+            },
+            pruning={"epochs": 1, "budget": {"macs": 0.5}, "events": 3, "every": 2},
+        )
+        return launch(tree, tmp_path / name, ranks)
+
+    (alone,), (first, second) = run("alone", 1), run("together", 2)
+    assert equal(first, second)
+    difference = {name: float((first[name] - alone[name]).abs().max()) for name in alone}
+    assert max(difference.values()) < 1e-5, difference
