@@ -7,9 +7,9 @@
    of a plan is |predicted - measured|, each in units of its own dense time. Also the time of one knapsack for half
    the latency.
 2. With --cifar10 FOLDER (from `python ../shared/data/unpack.py FOLDER`) and --weights FOLDER: the pretrained ResNet-20
-   and ResNet-56, cut once by L2 scores to shares of their predicted latency, by ranking and by knapsack. Kept
-   importance, measured latency, and accuracy on the test images after norm statistics are estimated anew on 2,048
-   training images, without fine-tuning.
+   and ResNet-56, cut once by L2 and by Taylor scores (2,048 training images) to shares of their predicted latency, by
+   ranking and by knapsack. Kept importance, measured latency, and accuracy on the test images after norm statistics
+   are estimated anew on 2,048 training images, without fine-tuning.
 
 Writes results/latency.json after every step and docs/results-latency.md from it.
 """
@@ -31,7 +31,8 @@ from torch import Tensor, nn
 
 from adasap.cli.latency import write_latency_table
 from adasap.cli.models import OpenedModel
-from adasap.criteria import score
+from adasap.criteria import build_criterion, score
+from adasap.criteria.gathering import collect_evidence
 from adasap.export import atomic_write
 from adasap.groups import ChannelGroup, prunable, trace_groups
 from adasap.models import ModelSpec, open_model
@@ -132,14 +133,21 @@ def selection(name: str, weights: Path, data: Path, folder: Path, setting: Setti
     path, batch = folder / f"{name}-16.json", 16
     write_latency_table(opened, path, setting, batch=batch, seconds=10.0, num_plans=0, console=Console())
     groups = trace_groups(model, opened.example_inputs)
-    scores = score("l2", model, groups)
-    whole = sum(float(scores[group.name].sum()) for group in prunable(groups))
     cost = build_cost(BudgetOptions(latency=0.5, latency_table=str(path)), model, groups, opened.example_inputs)
     plans: dict[str, PruningPlan] = {}
-    for share in SHARES:
-        budget = Budget(cost, kept=share)
-        plans[f"ranking {share}"] = select_channels(groups, scores, budget)
-        plans[f"knapsack {share}"] = solve_knapsack(groups, scores, budget).plan
+    importance: dict[str, float] = {}
+    for criterion in ("l2", "taylor"):
+        scores = scores_of(criterion, model, groups, data)
+        whole = sum(float(scores[group.name].sum()) for group in prunable(groups))
+        for share in SHARES:
+            budget = Budget(cost, kept=share)
+            found = {
+                f"{criterion}, {share}, ranking": select_channels(groups, scores, budget),
+                f"{criterion}, {share}, knapsack": solve_knapsack(groups, scores, budget).plan,
+            }
+            for title, plan in found.items():
+                importance[title] = sum(float(scores[g][kept].sum()) for g, kept in plan.kept.items()) / whole
+            plans |= found
     chosen = [{}, *(plan.widths() for plan in plans.values())]
     dense_ms, *measured = measure_widths_ms(
         model, groups, opened.example_inputs.repeat(batch, 1, 1, 1), chosen, setting, OPTIONS
@@ -147,7 +155,7 @@ def selection(name: str, weights: Path, data: Path, folder: Path, setting: Setti
     rows = {"dense": {"clean": correct(model, data)}}
     for (title, plan), ms in zip(plans.items(), measured, strict=True):
         rows[title] = {
-            "kept_importance": sum(float(scores[g][kept].sum()) for g, kept in plan.kept.items()) / whole,
+            "kept_importance": importance[title],
             "predicted_share": cost.total(plan.widths()) / cost.dense,
             "measured_share": ms / dense_ms,
             "parameters": parameters_of(model, groups, plan),
@@ -155,6 +163,18 @@ def selection(name: str, weights: Path, data: Path, folder: Path, setting: Setti
         }
         print(name, title, rows[title])
     return rows
+
+
+def scores_of(criterion: str, model: nn.Module, groups: tuple[ChannelGroup, ...], data: Path) -> dict[str, Tensor]:
+    """L2 of the weights, or Taylor scores from 2,048 training images."""
+    measure, train = build_criterion(criterion), np.load(data / "train.npz")
+    images, labels = prepared(train["images"][:2048]), torch.from_numpy(train["labels"][:2048]).long()
+    batches = zip(images.split(128), labels.split(128), strict=True)
+
+    def loss(model: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
+        return nn.functional.cross_entropy(model(batch[0]), batch[1])
+
+    return measure.score(model, groups, collect_evidence(measure, model, groups, batches, loss))
 
 
 def cut_and_recalibrated(
