@@ -89,7 +89,7 @@ def test_an_unknown_key_names_its_nearest_neighbour(
         ("warm_up.sharpness.rho_min=3", "wanted 0 <= rho_min <= rho_max"),
         ("warm_up.sharpness.kind=sam", "warm_up.sharpness.kind"),
         ("warm_up.sharpness.radius_score=taylor", "needs gradients; use l2"),
-        ("pruning.budget.parameters=0.5", "give exactly one of them"),
+        ("pruning.budget.parameters=0.5", "give exactly one of parameters"),
         ("training.optimizer.learning_rate=-1", "give a number above 0"),
         ("pruning.min_kept=2", "give a fraction from 0 to 1"),
         ("task.label_smoothing=2", "give a fraction from 0 to 1"),
