@@ -169,3 +169,23 @@ def test_a_shared_copy_is_cut_alone() -> None:
     cut_(twin, trace_groups(model, IMAGES), {"0": torch.tensor([3])})
     assert model[0].weight.shape == (4, 3, 1, 1)
     assert twin[0].weight.shape == (1, 3, 1, 1)
+
+
+def test_a_cut_to_one_channel_keeps_the_strides_of_the_layout() -> None:
+    """Such a tensor counts as contiguous both ways; if strides differed after a resume, so would rounding."""
+    dense = torch.randn(6, 4, 3, 3).to(memory_format=torch.channels_last)
+    masks = {0: torch.arange(6) < 5, 1: torch.arange(4) < 1}
+    narrow = cut_tensor(dense, masks)
+    assert (
+        narrow.stride()
+        == torch.empty(5, 1, 3, 3)
+        .to(memory_format=torch.channels_last)
+        .clone(memory_format=torch.channels_last)
+        .stride()
+        == (9, 1, 3, 1)
+    )
+    assert cut_tensor(narrow, {0: torch.arange(5) < 2}).stride() == (9, 1, 3, 1)
+    pointwise = cut_tensor(torch.randn(6, 4, 1, 1).to(memory_format=torch.channels_last), {0: torch.arange(6) < 5})
+    assert pointwise.stride() == torch.empty(5, 4, 1, 1, memory_format=torch.channels_last).stride()
+    plain = cut_tensor(torch.randn(6, 4, 3, 3), masks)
+    assert plain.stride() == (9, 9, 3, 1)

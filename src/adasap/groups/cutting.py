@@ -91,7 +91,8 @@ def masks_by_dim(masks: Masks, name: str) -> dict[int, Tensor]:
 def cut_tensor(tensor: Tensor, masks: Mapping[int, Tensor]) -> Tensor:
     """A new contiguous tensor without the indices that are False.
 
-    Dtype, device and the channels-last layout (4 dimensions) are kept; autograd is not followed.
+    Dtype, device and the channels-last layout (4 dimensions) are kept, with the strides that a new tensor of that
+    layout has; autograd is not followed.
 
     Example:
         >>> cut_tensor(torch.arange(6).view(2, 3), {1: torch.tensor([True, False, True])})
@@ -102,10 +103,17 @@ def cut_tensor(tensor: Tensor, masks: Mapping[int, Tensor]) -> Tensor:
     for dim, mask in masks.items():
         index = mask.nonzero().flatten().to(tensor.device)
         result = result.index_select(dim, index)
-    channels_last = tensor.dim() == 4 and not tensor.is_contiguous()
-    channels_last = channels_last and tensor.is_contiguous(memory_format=torch.channels_last)
-    result = result.contiguous(memory_format=torch.channels_last if channels_last else torch.contiguous_format)
-    return result if masks else result.clone()
+    layout = torch.channels_last if _is_channels_last(tensor) else torch.contiguous_format
+    return torch.empty_like(result, memory_format=layout).copy_(result)
+
+
+def _is_channels_last(tensor: Tensor) -> bool:
+    """By the strides themselves: with an axis of one index a tensor counts as both, and rounding follows strides."""
+    if tensor.dim() != 4:
+        return False
+    _, channels, height, width = tensor.shape
+    strides = (height * width * channels, 1, width * channels, channels)
+    return tensor.stride() == strides and tensor.stride() != (channels * height * width, height * width, width, 1)
 
 
 def cut_(model: nn.Module, groups: Sequence[ChannelGroup], kept: Mapping[str, Tensor]) -> tuple[ChannelGroup, ...]:
