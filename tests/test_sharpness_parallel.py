@@ -1,6 +1,7 @@
 """Data parallelism over two processes on one machine."""
 
 import copy
+import gc
 import os
 
 import pytest
@@ -90,6 +91,19 @@ def check(rank: int, views: bool) -> None:
     for p, wanted in zip(model.parameters(), local, strict=True):
         torch.testing.assert_close(p.grad, 2 * wanted)
 
+    # a layer that has a bucket of its own: its gradient is all of that memory
+    wide = DistributedDataParallel(torch.nn.Linear(600, 600, bias=False), gradient_as_bucket_view=views)
+    before, x = wide.module.weight.detach().clone(), torch.randn(4, 600)
+
+    def of_wide() -> torch.Tensor:
+        loss = wide(x).square().mean()
+        loss.backward()
+        return loss
+
+    for _ in range(2):  # the views are there from the second backward on
+        sharpness_aware_gradients(wide, UniformPerturbation(RHO), of_wide, sync_perturbation=True)
+        assert torch.equal(wide.module.weight, before)
+
     with pytest.raises(ValueError, match="cannot show the hook"):
         sharpness_aware_gradients(model, None, pass_over(model, rank), accumulate=True, on_clean_gradients=lambda: None)
 
@@ -100,6 +114,8 @@ def worker(rank: int, port: int, views: bool) -> None:
     dist.init_process_group("gloo", rank=rank, world_size=2)
     try:
         check(rank, views)
+        gc.collect()
+        dist.barrier()  # no rank leaves while another one's threads still talk to it
     finally:
         dist.destroy_process_group()
 

@@ -111,6 +111,7 @@ def sharpness_aware_gradients(
             "gradient; let loss_and_backward loop over the micro-batches instead of accumulate=True"
         )
     step = _Step(unwrap(model), loss_and_backward, on_clean_gradients, accumulate)
+    step.owns_gradients = not hasattr(model, "no_sync")  # data parallelism may fill their memory again in pass 2
     before = step.statistics.copy()
     try:
         if perturbation is None or plain:
@@ -144,6 +145,7 @@ class _Step:
         self.random = RandomState(self.parameters)
         self.hook = hook
         self.accumulate = accumulate
+        self.owns_gradients = True
         self._loss_and_backward = loss_and_backward
 
     def plain(self) -> Tensor | float:
@@ -184,7 +186,7 @@ class _Step:
                 loss = self._pass()
             if self.hook:
                 self.hook()
-            return loss, perturbation.epsilon(self.model, consume_gradients=True)
+            return loss, perturbation.epsilon(self.model, consume_gradients=self.owns_gradients)
         finally:
             _clear(self.parameters)
             _add(earlier)
