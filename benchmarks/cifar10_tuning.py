@@ -16,11 +16,11 @@ from pathlib import Path
 from typing import Any
 
 from cifar10 import RECIPES, ROOT, percent, points
+from files import write_json, write_page
 from rich.console import Console
 
 from adasap.cli.runs import run_recipe
 from adasap.config import read_recipe
-from adasap.export import atomic_write
 from adasap.report import Table
 from adasap.robustness import SuiteResult, bootstrap_mean, paired_difference
 
@@ -102,12 +102,9 @@ def run(title: str, runs: Path) -> dict[str, Any]:
 def write_report(results: dict[str, Any]) -> None:
     """All runs so far, as JSON and as a table with differences on the same images."""
     results = {title: results[title] for title in RUNS if title in results}
-    with atomic_write(RESULTS) as file:
-        file.write((json.dumps(results) + "\n").encode())
+    write_json(RESULTS, results, indent=None)
     lines = (__doc__ or "").split("\n\n")
-    text = f"# CIFAR-10, what was tried\n\n{lines[0]}\n\n{lines[2]}\n\n{table(results)}\n"
-    with atomic_write(PAGE) as file:
-        file.write(text.encode())
+    write_page(PAGE, ["# CIFAR-10, what was tried", lines[0], lines[2], str(table(results))])
 
 
 def table(results: dict[str, Any]) -> Table:

@@ -26,6 +26,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from files import write_json, write_page
 from rich.console import Console
 from torch import Tensor, nn
 
@@ -33,7 +34,6 @@ from adasap.cli.latency import write_latency_table
 from adasap.cli.models import OpenedModel
 from adasap.criteria import build_criterion, score
 from adasap.criteria.gathering import collect_evidence
-from adasap.export import atomic_write
 from adasap.groups import ChannelGroup, prunable, trace_groups
 from adasap.models import ModelSpec, open_model
 from adasap.pruning import (
@@ -45,9 +45,9 @@ from adasap.pruning import (
     select_channels,
     solve_knapsack,
 )
-from adasap.pruning.calibration import cut_copy, measure_widths_ms, prediction_accuracy
 from adasap.pruning.latency import LatencyTable
-from adasap.pruning.timing import Setting, TimingOptions
+from adasap.pruning.latency.calibration import Bench, cut_copy, prediction_accuracy
+from adasap.pruning.latency.timing import Setting, TimingOptions
 from adasap.report import Table
 from adasap.sharpness import recalibrate_
 
@@ -101,7 +101,7 @@ def accuracy(name: str, batch: int, folder: Path, setting: Setting) -> dict[str,
     seconds = time.perf_counter() - started
     table, inputs = LatencyTable.from_json(path.read_text()), opened.example_inputs.repeat(batch, 1, 1, 1)
     groups = trace_groups(opened.model, opened.example_inputs)
-    found = prediction_accuracy(table, opened.model, groups, inputs, setting, OPTIONS, num_plans=NUM_PLANS)
+    found = prediction_accuracy(table, Bench(opened.model, groups, inputs, setting, OPTIONS), num_plans=NUM_PLANS)
     scores = score("l2", opened.model, groups)
     options = BudgetOptions(latency=0.5, latency_table=str(path))
     cost = build_cost(options, opened.model, groups, inputs[:1])
@@ -149,9 +149,8 @@ def selection(name: str, weights: Path, data: Path, folder: Path, setting: Setti
                 importance[title] = sum(float(scores[g][kept].sum()) for g, kept in plan.kept.items()) / whole
             plans |= found
     chosen = [{}, *(plan.widths() for plan in plans.values())]
-    dense_ms, *measured = measure_widths_ms(
-        model, groups, opened.example_inputs.repeat(batch, 1, 1, 1), chosen, setting, OPTIONS
-    )
+    inputs = opened.example_inputs.repeat(batch, 1, 1, 1)
+    dense_ms, *measured = Bench(model, groups, inputs, setting, OPTIONS).measure_ms(chosen)
     rows = {"dense": {"clean": correct(model, data)}}
     for (title, plan), ms in zip(plans.items(), measured, strict=True):
         rows[title] = {
@@ -208,13 +207,11 @@ def correct(model: nn.Module, data: Path) -> float:
 
 def write(results: dict[str, Any]) -> None:
     """JSON, and the page made of it."""
-    with atomic_write(RESULTS) as file:
-        file.write((json.dumps(results, indent=1) + "\n").encode())
-    with atomic_write(PAGE) as file:
-        file.write(page(results).encode())
+    write_json(RESULTS, results)
+    write_page(PAGE, page(results))
 
 
-def page(results: dict[str, Any]) -> str:
+def page(results: dict[str, Any]) -> list[str]:
     """Both tables."""
     rows = [
         [
@@ -253,18 +250,13 @@ def page(results: dict[str, Any]) -> str:
     columns = ["network", "plan", "predicted share", "measured share", "kept importance", "parameters", "clean (%)"]
     setting = ", ".join(f"{name} {value}" for name, value in results["setting"].items())
     docs = (__doc__ or "").split("\n\n")
-    return (
-        "\n\n".join(
-            [
-                "# Latency tables",
-                f"`python benchmarks/latency.py` made this page ({setting}).",
-                docs[2],
-                str(accuracy_table),
-                str(Table(columns, chosen)) if chosen else "",
-            ]
-        ).rstrip()
-        + "\n"
-    )
+    return [
+        "# Latency tables",
+        f"`python benchmarks/latency.py` made this page ({setting}).",
+        docs[2],
+        str(accuracy_table),
+        str(Table(columns, chosen)) if chosen else "",
+    ]
 
 
 if __name__ == "__main__":

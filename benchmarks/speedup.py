@@ -29,16 +29,17 @@ from typing import Any
 import torch
 import torch_pruning
 import torchvision
+from files import write_json, write_page
 from rich.console import Console
 from torch import Tensor, nn
 
 import adasap
 from adasap.cli.latency import write_latency_table
 from adasap.cli.models import OpenedModel
-from adasap.export import atomic_write, export_model
+from adasap.export import export_model
 from adasap.models import ModelSpec
 from adasap.pruning import MACs
-from adasap.pruning.timing import Setting, time_models_ms
+from adasap.pruning.latency.timing import Setting, time_models_ms
 from adasap.report import Table
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -153,13 +154,11 @@ def onnx_run(model: nn.Module, example: Tensor, folder: Path, threads: int) -> R
 
 def write(results: dict[str, Any]) -> None:
     """JSON, and the page made of it."""
-    with atomic_write(RESULTS) as file:
-        file.write((json.dumps(results, indent=1) + "\n").encode())
-    with atomic_write(PAGE) as file:
-        file.write(page(results).encode())
+    write_json(RESULTS, results)
+    write_page(PAGE, page(results))
 
 
-def page(results: dict[str, Any]) -> str:
+def page(results: dict[str, Any]) -> list[str]:
     """One table: how many times faster than dense under the same engine."""
     rows = []
     for model, found in results["models"].items():
@@ -174,20 +173,15 @@ def page(results: dict[str, Any]) -> str:
             rows.append(row)
     versions = ", ".join(f"{name} {value}" for name, value in {**results["setting"], **results["versions"]}.items())
     docs = (__doc__ or "").split("\n\n")
-    return (
-        "\n\n".join(
-            [
-                "# How much faster",
-                f"`python benchmarks/speedup.py` made this page ({versions}).",
-                docs[2],
-                "- " + docs[3].strip().replace("\n  ", "\n- "),
-                docs[4],
-                str(Table(["model", "contender", "share of MACs", *ENGINES], rows)),
-                note(results),
-            ]
-        ).rstrip()
-        + "\n"
-    )
+    return [
+        "# How much faster",
+        f"`python benchmarks/speedup.py` made this page ({versions}).",
+        docs[2],
+        "- " + docs[3].strip().replace("\n  ", "\n- "),
+        docs[4],
+        str(Table(["model", "contender", "share of MACs", *ENGINES], rows)),
+        note(results),
+    ]
 
 
 def note(results: dict[str, Any]) -> str:

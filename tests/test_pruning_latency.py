@@ -11,12 +11,14 @@ from torch import nn
 
 import adasap
 from adasap.errors import BudgetError, RecipeError
-from adasap.groups import ChannelGroup, prunable, trace_groups
+from adasap.groups import ChannelGroup, prunable, trace_groups, widths
+from adasap.models.cifar_resnet import cifar_resnet20
 from adasap.pruning import Budget, BudgetOptions, build_cost, solve_knapsack
-from adasap.pruning.calibration import _fit, calibrate, cut_copy, prediction_accuracy, random_widths
 from adasap.pruning.latency import Latency, LatencyTable
-from adasap.pruning.layers import layer_calls
-from adasap.pruning.timing import Setting, TimingOptions, measure_layers_, time_models_ms
+from adasap.pruning.latency.calibration import Bench, _fit, calibrate, cut_copy, prediction_accuracy, random_widths
+from adasap.pruning.latency.reading import layer_calls
+from adasap.pruning.latency.table import grid_widths
+from adasap.pruning.latency.timing import Setting, TimingOptions, measure_layers_, time_layer_ms, time_models_ms
 
 CPU = torch.device("cpu")
 QUICK = TimingOptions(repeats=1, milliseconds=0.0, rounds=2, seconds=0.0)
@@ -55,6 +57,45 @@ def test_every_layer_runs_by_itself_at_half_of_its_widths(name: str) -> None:
             assert len(call.widths) <= 2, call.key
             half = [max(1.0, width // 2) for width in call.dense]
             call.runners(half, CPU, torch.float32, weight_bytes=0)[0]()
+
+
+class PaddedFirst(nn.Module):
+    """A shortcut whose channels are padded with zeros, as the first summand."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.wide = nn.Conv2d(3, 8, 1), nn.Conv2d(8, 16, 1)
+        self.head = nn.Linear(16, 4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.stem(x).relu()
+        padded = nn.functional.pad(x, (0, 0, 0, 0, 4, 4))
+        return self.head((padded + self.wide(x)).relu().mean((2, 3)))
+
+
+@pytest.mark.parametrize(
+    ("build", "size"),
+    [
+        (PaddedFirst, 8),
+        (cifar_resnet20, 32),
+        *(pytest.param(getattr(torchvision.models, n), 64, marks=pytest.mark.slow) for n in SLOW_NETWORKS),
+    ],
+)
+def test_widths_are_those_of_the_model_that_is_cut(build, size: int) -> None:
+    model, x = build().eval(), torch.zeros(1, 3, size, size)
+    groups = trace_groups(model, x)
+    at = {**widths(groups), **random_widths(groups, seed=3)}
+    cut = cut_copy(model, groups, at)
+    pairs = list(zip(layer_calls(model, groups, x), layer_calls(cut, trace_groups(cut, x), x), strict=True))
+    for whole, narrow in pairs:
+        if "pad" in whole.key or whole.key.startswith(("cat", "adaptive")):
+            continue
+        assert whole.where == narrow.where
+        assert [width.at(at) for width in whole.widths] == list(narrow.dense), whole.where
+    with torch.inference_mode():
+        for whole, _ in pairs:
+            for point in grid_widths(whole):
+                whole.runners(point, CPU, torch.float32, weight_bytes=0)[0]()
 
 
 def test_convolutions_follow_the_widths_of_their_groups() -> None:
@@ -152,10 +193,11 @@ def test_whole_models_are_fitted_and_predicted() -> None:
     net, groups, x = network()
     table = LatencyTable()
     measure_layers_(table, layer_calls(net, groups, x), Setting(), QUICK, lambda done, of: None)
-    fitted = calibrate(table, net, groups, x, Setting(), QUICK)
+    bench = Bench(net, groups, x, Setting(), QUICK)
+    fitted = calibrate(table, bench)
     assert fitted.scale > 0
     assert fitted.call_ms >= 0
-    accuracy = prediction_accuracy(fitted, net, groups, x, Setting(), QUICK, num_plans=3)
+    accuracy = prediction_accuracy(fitted, bench, num_plans=3)
     dense, plan = accuracy.dense, accuracy.plans[1]
     assert plan.widths == random_widths(groups, seed=1) != accuracy.plans[0].widths
     shares = plan.predicted_ms / dense.predicted_ms, plan.measured_ms / dense.measured_ms
@@ -181,6 +223,19 @@ def test_a_compiled_setting_compiles_for_these_shapes() -> None:
         torch.testing.assert_close(placed(batch), net(batch), rtol=1e-4, atol=1e-5)
     assert len(times["it"]) == 2
     assert isinstance(placed, torch._dynamo.eval_frame.OptimizedModule)
+
+
+@pytest.mark.slow
+def test_the_layers_of_a_compiled_table_are_compiled_one_by_one() -> None:
+    net, groups, x = network()
+    calls = {call.key.split()[0]: call for call in layer_calls(net, groups, x)}
+    setting = Setting(compiled=True, threads=1)
+    with setting.applied():
+        for name in ("conv2d", "batch_norm"):
+            torch._dynamo.utils.counters.clear()
+            half = [width // 2 for width in calls[name].dense]
+            assert time_layer_ms(calls[name], half, setting, QUICK, weight_bytes=0) > 0
+            assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 1
 
 
 @pytest.mark.parametrize(

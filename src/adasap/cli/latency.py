@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import statistics
 import time
 from pathlib import Path
@@ -15,10 +14,8 @@ from adasap.cli.models import OpenedModel
 from adasap.errors import BudgetError
 from adasap.export import atomic_write
 from adasap.groups import trace_groups
-from adasap.pruning.calibration import Accuracy, calibrate, prediction_accuracy
-from adasap.pruning.latency import LatencyTable
-from adasap.pruning.layers import layer_calls
-from adasap.pruning.timing import Setting, TimingOptions, measure_layers_
+from adasap.pruning.latency import LatencyTable, Setting, TimingOptions, layer_calls, measure_layers_
+from adasap.pruning.latency.calibration import Accuracy, Bench, calibrate, prediction_accuracy
 
 SAVE_SECONDS = 5.0
 
@@ -55,10 +52,11 @@ def write_latency_table(
         size = sum(p.numel() for p in model.parameters()) * setting.dtype.itemsize
         measure_layers_(table, calls, setting, options, done, weight_bytes=size)
     with console.status("measuring whole models"):
-        fitted = calibrate(table, model, groups, inputs, setting, options)
+        bench = Bench(model, groups, inputs, setting, options)
+        fitted = calibrate(table, bench)
         _save(fitted, path)
         if num_plans:
-            accuracy = prediction_accuracy(fitted, model, groups, inputs, setting, options, num_plans=num_plans)
+            accuracy = prediction_accuracy(fitted, bench, num_plans=num_plans)
             fitted.settings["error"] = {"median": statistics.median(accuracy.errors), "worst": max(accuracy.errors)}
             _save(fitted, path)
             _print(accuracy, console)
@@ -82,7 +80,7 @@ def _open_table(path: Path, settings: dict[str, object]) -> LatencyTable:
             f"{path} was measured with {name}={found[name]!r}, now it would be {settings[name]!r}; take another file "
             "for another setting"
         )
-    return dataclasses.replace(table)
+    return table
 
 
 def _save(table: LatencyTable, path: Path) -> None:

@@ -11,7 +11,7 @@ from rich.console import Console
 from adasap.cli.latency import write_latency_table
 from adasap.cli.models import ModelArgument, OpenedModel, SizeOption, TrustOption, WeightsOption, open_named
 from adasap.errors import ModelError
-from adasap.pruning.timing import Precision, Setting
+from adasap.pruning.latency.timing import Precision, Setting
 from adasap.report import profile_models, profile_table
 
 

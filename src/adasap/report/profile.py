@@ -15,7 +15,7 @@ from torch.utils._pytree import tree_leaves
 
 from adasap.groups import evaluating
 from adasap.pruning import MACs
-from adasap.pruning.timing import Setting, time_models_ms
+from adasap.pruning.latency.timing import Setting, time_models_ms
 
 
 @dataclass(frozen=True)

@@ -16,13 +16,12 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from adasap.pruning.latency import LatencyTable
-from adasap.pruning.layers import LayerCall
+from adasap.pruning.latency.layers import LayerCall
+from adasap.pruning.latency.table import LatencyTable
 
 Precision = Literal["float32", "bf16", "fp16"]
 
 DTYPES: dict[Precision, torch.dtype] = {"float32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-
 
 _TRIM_THRESHOLD, _MMAP_MAX = -1, -4  # of mallopt(3)
 
@@ -69,8 +68,8 @@ class Setting:
     def applied(self) -> Iterator[None]:
         """Inside, no gradients are kept, the CPU has its threads, and memory stays with the process.
 
-        glibc gives large buffers back after every operator, and the next one then waits for fresh pages: half of the
-        time of a MobileNet at batch 16, and another share in another process. Serving processes keep them.
+        glibc gives large buffers back after every operator, and the next one waits for fresh pages, in one process more
+        than in another (benchmarks/kept_memory.py). Serving processes keep them.
         """
         before = torch.get_num_threads()
         torch.set_num_threads(self.threads or before)
@@ -129,7 +128,7 @@ def measure_layers_(
 
     Args:
         table: Changed in place.
-        calls: Of the model, see `adasap.pruning.layers`.
+        calls: Of the model, see `adasap.pruning.latency.layers`.
         setting: Under which the layers are timed.
         options: How long.
         done: Called after every point with the number of measured and of wanted points, so that it can save.

@@ -16,7 +16,8 @@ from torch import Tensor, nn
 from adasap.errors import BudgetError
 from adasap.groups.exported import ExampleInputs
 from adasap.groups.group import ChannelGroup, widths
-from adasap.pruning.layers import LayerCall, layer_calls
+from adasap.pruning.latency.layers import LayerCall
+from adasap.pruning.latency.reading import layer_calls
 
 FORMAT = "adasap-latency-table-1"
 
@@ -81,7 +82,7 @@ class Latency:
     """Milliseconds of one forward pass over a batch: scale x sum of its layers' times + call_ms x their number.
 
     Args:
-        table: Measured on the device that is meant, see `adasap.pruning.timing`.
+        table: Measured on the device that is meant, see `adasap.pruning.latency.timing`.
         model: Left as it is.
         groups: Its channel groups.
         example_inputs: A batch as the table was made for.

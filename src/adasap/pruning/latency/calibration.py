@@ -11,10 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from adasap.groups.group import ChannelGroup, prunable, widths
-from adasap.pruning.latency import Latency, LatencyTable
+from adasap.pruning.latency.table import Latency, LatencyTable
+from adasap.pruning.latency.timing import Setting, TimingOptions, time_models_ms
 from adasap.pruning.plan import PruningPlan
 from adasap.pruning.surgery import apply_plan_
-from adasap.pruning.timing import Setting, TimingOptions, time_models_ms
 
 ALIGNMENTS = (1, 8, 16, 32)
 """Widths that kernels may work in."""
@@ -63,14 +63,38 @@ def even_widths(groups: Sequence[ChannelGroup], share: float) -> dict[str, int]:
     return {g.name: max(1, round(share * g.num_channels)) for g in prunable(groups)}
 
 
-def calibrate(
-    table: LatencyTable,
-    model: nn.Module,
-    groups: Sequence[ChannelGroup],
-    example_inputs: Tensor,
-    setting: Setting,
-    options: TimingOptions,
-) -> LatencyTable:
+@dataclass(frozen=True, eq=False)
+class Bench:
+    """A model whose cut copies are timed.
+
+    Attributes:
+        model: Left as it is.
+        groups: Its channel groups.
+        example_inputs: A batch as the table was made for.
+        setting: Under which the table was made.
+        options: How long to measure.
+    """
+
+    model: nn.Module
+    groups: Sequence[ChannelGroup]
+    example_inputs: Tensor
+    setting: Setting
+    options: TimingOptions
+
+    def measure_ms(self, chosen: Sequence[Mapping[str, int]]) -> list[float]:
+        """Median milliseconds of the model at each of these widths, all in one interleaved run."""
+        placed = {str(n): self.setting.place(cut_copy(self.model, self.groups, at)) for n, at in enumerate(chosen)}
+        batch = self.setting.batch(self.example_inputs, len(self.example_inputs))
+        with self.setting.applied():
+            times = time_models_ms(placed, batch, rounds=self.options.rounds, seconds=self.options.seconds)
+        return [statistics.median(times[name]) for name in placed]
+
+    def cost(self, table: LatencyTable) -> Latency:
+        """What the table says of the model."""
+        return Latency(table, self.model, self.groups, self.example_inputs)
+
+
+def calibrate(table: LatencyTable, bench: Bench) -> LatencyTable:
     """The table with `alignment`, `scale` and `call_ms` that fit whole models best.
 
     Models are the dense one, one with half of every group, and six at random widths. The time of a model is
@@ -78,18 +102,14 @@ def calibrate(
 
     Args:
         table: Complete for the model.
-        model: Left as it is.
-        groups: Its channel groups.
-        example_inputs: A batch as the table was made for.
-        setting: Under which the table was made.
-        options: How long to measure.
+        bench: The model, under the table's setting.
     """
-    chosen = [{}, even_widths(groups, 0.5)]
-    chosen += [random_widths(groups, seed=10_000 + number) for number in range(6)]
-    measured = measure_widths_ms(model, groups, example_inputs, chosen, setting, options)
+    chosen = [{}, even_widths(bench.groups, 0.5)]
+    chosen += [random_widths(bench.groups, seed=10_000 + number) for number in range(6)]
+    measured = bench.measure_ms(chosen)
     candidates = []
     for alignment in ALIGNMENTS:
-        raw = Latency(replace(table, alignment=alignment, scale=1.0, call_ms=0.0), model, groups, example_inputs)
+        raw = bench.cost(replace(table, alignment=alignment, scale=1.0, call_ms=0.0))
         sums = [raw.total(at) for at in chosen]
         scale, call_ms = _fit(sums, measured, raw.num_calls)
         errors = [scale * s + call_ms * raw.num_calls - m for s, m in zip(sums, measured, strict=True)]
@@ -98,39 +118,12 @@ def calibrate(
     return min(candidates, key=lambda pair: pair[0])[1]
 
 
-def prediction_accuracy(
-    table: LatencyTable,
-    model: nn.Module,
-    groups: Sequence[ChannelGroup],
-    example_inputs: Tensor,
-    setting: Setting,
-    options: TimingOptions,
-    *,
-    num_plans: int,
-    seed: int = 0,
-) -> Accuracy:
-    """Measures random plans beside the dense model."""
-    cost = Latency(table, model, groups, example_inputs)
-    chosen: list[dict[str, int]] = [{}, *(random_widths(groups, seed=seed + number) for number in range(num_plans))]
-    measured = measure_widths_ms(model, groups, example_inputs, chosen, setting, options)
-    times = [PlanTime(at, cost.total(at), ms) for at, ms in zip(chosen, measured, strict=True)]
+def prediction_accuracy(table: LatencyTable, bench: Bench, *, num_plans: int) -> Accuracy:
+    """Measures random plans beside the dense model; `calibrate` has not seen them."""
+    cost = bench.cost(table)
+    chosen: list[dict[str, int]] = [{}, *(random_widths(bench.groups, seed=number) for number in range(num_plans))]
+    times = [PlanTime(at, cost.total(at), ms) for at, ms in zip(chosen, bench.measure_ms(chosen), strict=True)]
     return Accuracy(times[0], tuple(times[1:]))
-
-
-def measure_widths_ms(
-    model: nn.Module,
-    groups: Sequence[ChannelGroup],
-    example_inputs: Tensor,
-    chosen: Sequence[Mapping[str, int]],
-    setting: Setting,
-    options: TimingOptions,
-) -> list[float]:
-    """Median milliseconds of the model at each of these widths, all in one interleaved run."""
-    placed = {str(n): setting.place(cut_copy(model, groups, at)) for n, at in enumerate(chosen)}
-    batch = setting.batch(example_inputs, len(example_inputs))
-    with setting.applied():
-        times = time_models_ms(placed, batch, rounds=options.rounds, seconds=options.seconds)
-    return [statistics.median(times[name]) for name in placed]
 
 
 def cut_copy(model: nn.Module, groups: Sequence[ChannelGroup], at: Mapping[str, int]) -> nn.Module:

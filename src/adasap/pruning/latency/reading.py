@@ -1,11 +1,9 @@
-"""The calls of a model's forward as they can be run one by one, at any widths of the channel groups."""
+"""The calls of a model's forward, read off its graph, with widths of the channel groups in place of sizes."""
 
 from __future__ import annotations
 
-import functools
 import json
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -16,6 +14,7 @@ from torch.utils import _pytree as pytree
 from adasap.groups.exported import ExampleInputs, ExportedGraph, export_graph
 from adasap.groups.group import ChannelGroup, widths
 from adasap.pruning.cost import owned_per_channel
+from adasap.pruning.latency.layers import ConvolutionGroups, LayerCall, Operand, Width, described, is_template
 
 _FREE = """
     view reshape _unsafe_view flatten unflatten squeeze unsqueeze permute transpose t numpy_T movedim expand expand_as
@@ -25,128 +24,8 @@ _FREE = """
 FREE = frozenset(_FREE.split())
 """Operators that only change how memory is looked at, in evaluation mode."""
 
-MAX_COPIES = 24
-"""Sets of weights of one layer at most."""
-
 OVER_GROUPS = frozenset(["conv1d", "conv2d", "conv3d"])
 CONCATENATIONS = frozenset(["cat", "concat", "concatenate"])
-
-
-@dataclass(frozen=True)
-class Width:
-    """A number of channels: fixed + sum over groups of K_g x width_g."""
-
-    fixed: float
-    per_channel: tuple[tuple[str, float], ...] = ()
-
-    def at(self, widths: Mapping[str, float]) -> float:
-        return self.fixed + sum(k * widths[name] for name, k in self.per_channel)
-
-    def plus(self, other: Width) -> Width:
-        total = dict(self.per_channel)
-        for name, k in other.per_channel:
-            total[name] = total.get(name, 0.0) + k
-        return Width(self.fixed + other.fixed, tuple(sorted(total.items())))
-
-    def times(self, factor: float) -> Width:
-        return Width(self.fixed * factor, tuple((name, k * factor) for name, k in self.per_channel))
-
-
-@dataclass(frozen=True)
-class Operand:
-    """A tensor argument: its dense shape, and which of its axes follow which width of the call."""
-
-    shape: tuple[int, ...]
-    dtype: torch.dtype
-    follows: tuple[tuple[int, int], ...]  # (axis, place in the call's widths)
-    is_weight: bool
-
-    def drawn(
-        self, ratios: Sequence[float], device: torch.device, dtype: torch.dtype, *, channels_last: bool
-    ) -> Tensor:
-        """A random tensor of this shape at these shares of the dense widths."""
-        shape = list(self.shape)
-        for axis, place in self.follows:
-            shape[axis] = max(1, round(shape[axis] * ratios[place]))
-        if not self.dtype.is_floating_point:
-            return torch.zeros(shape, dtype=self.dtype, device=device)
-        tensor = torch.rand(shape, device=device).to(dtype)
-        return tensor.to(memory_format=torch.channels_last) if channels_last and tensor.dim() == 4 else tensor
-
-
-@dataclass(frozen=True)
-class LayerCall:
-    """One call of an operator, with widths in place of sizes.
-
-    Attributes:
-        where: Qualified name of the module that makes it.
-        key: Two calls with the same key take the same time at the same widths.
-        widths: What its time depends on: none, one (an elementwise operator), or two (inputs and outputs).
-        dense: The widths in the dense model.
-    """
-
-    where: str
-    key: str
-    widths: tuple[Width, ...]
-    dense: tuple[float, ...]
-    _target: Callable[..., Any]
-    _arguments: tuple[Any, ...]
-    _keywords: Mapping[str, Any]
-
-    def runners(
-        self,
-        at: Sequence[float],
-        device: torch.device,
-        dtype: torch.dtype,
-        *,
-        weight_bytes: int,
-        channels_last: bool = True,
-    ) -> list[Callable[[], Any]]:
-        """The call on random numbers at these widths, ready to be timed.
-
-        The weights of one layer have left the cache when a network comes back to it. So there are several runners, on
-        the same activations but with weights of their own, until these take up `weight_bytes` together.
-        """
-        ratios = [size / whole for size, whole in zip(at, self.dense, strict=True)]
-        activations: dict[int, Tensor] = {}
-
-        def fill(value: Any) -> Any:
-            if isinstance(value, _ConvolutionGroups):
-                return value.at(ratios)
-            if not isinstance(value, Operand):
-                return value
-            if value.is_weight:
-                return value.drawn(ratios, device, dtype, channels_last=channels_last)
-            if id(value) not in activations:
-                activations[id(value)] = value.drawn(ratios, device, dtype, channels_last=channels_last)
-            return activations[id(value)]
-
-        runners: list[Callable[[], Any]] = []
-        used = 0
-        while not runners or (used < weight_bytes and len(runners) < MAX_COPIES):
-            arguments, keywords = pytree.tree_map(fill, (self._arguments, dict(self._keywords)), is_leaf=_is_template)
-            leaves = pytree.tree_leaves((arguments, keywords))
-            weights = [t for t in leaves if isinstance(t, Tensor) and not any(t is a for a in activations.values())]
-            used += sum(t.nbytes for t in weights)
-            runners.append(functools.partial(self._target, *arguments, **keywords))
-            if not weights:
-                break
-        return runners
-
-
-@dataclass(frozen=True)
-class _ConvolutionGroups:
-    """The `groups` argument of a convolution that loses whole groups with its channels."""
-
-    dense: int
-    place: int
-
-    def at(self, ratios: Sequence[float]) -> int:
-        return max(1, round(self.dense * ratios[self.place]))
-
-
-def _is_template(value: Any) -> bool:
-    return isinstance(value, (Operand, _ConvolutionGroups))
 
 
 def layer_calls(
@@ -235,9 +114,9 @@ class _Reader:
         filled: Any = torch.fx.node.map_aggregate((node.args, node.kwargs), template)
         arguments, keywords = filled
         if _operator(node) in OVER_GROUPS and len(arguments) > 6 and arguments[6] > 1:
-            arguments = (*arguments[:6], _ConvolutionGroups(arguments[6], 0), *arguments[7:])
+            arguments = (*arguments[:6], ConvolutionGroups(arguments[6], 0), *arguments[7:])
         dense = tuple(width.at(self.whole) for width in found)
-        text = json.dumps(pytree.tree_map(_described, (arguments, keywords), is_leaf=_is_template))
+        text = json.dumps(pytree.tree_map(described, (arguments, keywords), is_leaf=is_template))
         return LayerCall(
             where=_place(node),
             key=f"{_operator(node)} {text}",
@@ -281,14 +160,6 @@ class _Reader:
             moving = dict.fromkeys(moving, self.channels[node][1])  # all parts shrink alike
         follows = tuple((dim, place_of(width)) for dim, width in moving.items())
         return Operand(shape, tensor.dtype, follows, value.name in self.names)
-
-
-def _described(value: Any) -> Any:
-    if isinstance(value, Operand):
-        return [list(value.shape), str(value.dtype), [list(pair) for pair in value.follows]]
-    if isinstance(value, _ConvolutionGroups):
-        return {"groups": value.dense}
-    return value if isinstance(value, (int, float, bool, str, type(None))) else str(value)
 
 
 def _operator(node: Node) -> str:
