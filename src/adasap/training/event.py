@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 
-from torch import Tensor
+from torch import Tensor, nn
 
+from adasap.errors import ModelError, TraceError, TrainingError
+from adasap.groups import ChannelGroup
 from adasap.pruning import PruningPlan, SoftMask, apply_plan_
-from adasap.training.proof import prove_cut
+from adasap.pruning.proof import require_cut
 from adasap.training.state import TrainingState
 
 
@@ -27,7 +30,7 @@ def cut_(state: TrainingState, plan: PruningPlan, probe: Tensor) -> float:
     averaged = [] if state.averaged is None else [state.averaged]
     state.groups = apply_plan_(state.model, groups, plan, optimizer=state.optimizer, companions=averaged)
     state.plan, state.soft_mask = state.plan.then(plan), None
-    return prove_cut(before, state.model, state, groups, plan, probe)
+    return _prove(state, before, state.model, groups, plan, probe)
 
 
 def mask_(state: TrainingState, plan: PruningPlan, probe: Tensor) -> float:
@@ -38,4 +41,21 @@ def mask_(state: TrainingState, plan: PruningPlan, probe: Tensor) -> float:
     cut = copy.deepcopy(state.model)
     apply_plan_(cut, state.groups, plan)
     state.soft_mask = SoftMask(state.model, state.groups, plan)
-    return prove_cut(state.model, cut, state, state.groups, plan, probe)
+    return _prove(state, state.model, cut, state.groups, plan, probe)
+
+
+def _prove(
+    state: TrainingState,
+    before: nn.Module,
+    after: nn.Module,
+    groups: Sequence[ChannelGroup],
+    plan: PruningPlan,
+    probe: Tensor,
+) -> float:
+    """The light proof of every event; outputs that tell nothing mean that training has diverged."""
+    try:
+        return require_cut(before, after, groups, plan, probe)
+    except ModelError as error:
+        raise state.divergence("the model's outputs are not finite or all zero") from error
+    except TraceError as error:
+        raise TrainingError(str(error)) from error

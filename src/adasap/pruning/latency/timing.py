@@ -151,12 +151,9 @@ def time_layer_ms(
     device = torch.device(setting.device)
     if setting.compiled:
         torch._dynamo.reset()  # else every shape looks through those before it
-    runners = [
-        setting.compile(runner)
-        for runner in call.runners(
-            at, device, setting.dtype, weight_bytes=weight_bytes, channels_last=setting.channels_last
-        )[: 1 if setting.compiled else None]
-    ]
+        weight_bytes = 0  # one set of weights, one compilation
+    drawn = call.runners(at, device, setting.dtype, weight_bytes=weight_bytes, channels_last=setting.channels_last)
+    runners = [setting.compile(runner) for runner in drawn]
     for runner in runners[:3]:
         runner()
     times: list[float] = []
