@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from adasap.corruptions import BENCHMARK, VALIDATION, constants_for, corrupt, corruption_names
+from adasap.corruptions.draws import integers, normal, random_words, uniform
 from adasap.errors import DataError
 
 
@@ -84,3 +85,32 @@ def test_deterministic_corruptions_equal_the_benchmarks_own(name: str, shared_da
         ours = corrupt(clean.permute(0, 3, 1, 2), name, severity).permute(0, 2, 3, 1)
         difference = (ours.float() - reference[severity - 1].float()).abs().mean().item()
         assert difference <= 2.0
+
+
+class TestDraws:
+    def test_words_are_those_of_splitmix64(self) -> None:
+        def mixed(word: int) -> int:
+            word &= 2**64 - 1
+            word = (word ^ (word >> 30)) * 0xBF58476D1CE4E5B9 % 2**64
+            word = (word ^ (word >> 27)) * 0x94D049BB133111EB % 2**64
+            return word ^ (word >> 31)
+
+        key = mixed(mixed(5) ^ int.from_bytes(b"noise", "little"))
+        wanted = [mixed(key + step * 0x9E3779B97F4A7C15) for step in (1, 2, 3)]
+        assert [word % 2**64 for word in random_words(torch.tensor([5]), "noise", 3)[0].tolist()] == wanted
+
+    def test_numbers_have_the_distribution_they_claim(self) -> None:
+        seeds = torch.arange(40)
+        flat, bell = uniform(seeds, "a", (5001,)), normal(seeds, "a", (5001,))
+        grid = torch.linspace(0, 1, 101)
+        share = (flat.flatten()[:, None] <= grid).double().mean(dim=0)
+        assert (share - grid).abs().max() < 1.63 / flat.numel() ** 0.5  # Kolmogorov and Smirnov, 1 %
+        cumulated = torch.special.ndtr(bell.flatten().double())
+        share = (cumulated[:, None] <= grid).double().mean(dim=0)
+        assert (share - grid).abs().max() < 1.63 / bell.numel() ** 0.5
+        assert integers(seeds, "b", (5000,), 3).flatten().bincount().tolist() == pytest.approx([66667] * 3, rel=0.01)
+
+    def test_purposes_and_seeds_are_independent(self) -> None:
+        seeds = torch.arange(2)
+        numbers = torch.cat([normal(seeds, "a", (20_000,)), normal(seeds, "b", (20_000,))])
+        assert (torch.corrcoef(numbers) - torch.eye(4)).abs().max() < 0.03

@@ -76,6 +76,7 @@ def corrupt(
     if not 1 <= severity <= NUM_SEVERITIES:
         raise DataError(f"severity {severity} of {name} does not exist; give a whole number from 1 to 5")
     seeds = torch.arange(len(images)) if seeds is None else seeds
+    seeds = seeds.to(images.device)
     constants = constants or constants_for(*images.shape[-2:])
     corrupted = _REGISTRY[name](images.float() / 255, severity, seeds, constants)
     # One part in 1e6 of slack: 128 / 255 * 255 must stay 128 when it is cut off.

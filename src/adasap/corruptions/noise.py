@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
-from adasap.corruptions.protocol import Constants, draw_per_image
+from adasap.corruptions.draws import normal
+from adasap.corruptions.protocol import Constants
 
 GAUSSIAN_STD = {
     "224": (0.08, 0.12, 0.18, 0.26, 0.38),
@@ -16,5 +16,5 @@ GAUSSIAN_STD = {
 
 def gaussian_noise(images: Tensor, severity: int, seeds: Tensor, constants: Constants) -> Tensor:
     """Adds normal noise of a fixed standard deviation (Hendrycks and Dietterich, 2019)."""
-    noise = draw_per_image(images, seeds, torch.randn)
+    noise = normal(seeds, "noise", images.shape[1:])
     return (images + GAUSSIAN_STD[constants][severity - 1] * noise).clamp(0, 1)

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
 from typing import Literal, Protocol
 
-import torch
 from torch import Tensor
 
 Constants = Literal["32", "64", "224"]
@@ -18,9 +16,10 @@ class Corruption(Protocol):
     """A corruption with five severities.
 
     Args:
-        images: float [N, 3, H, W] in [0, 1].
+        images: float [N, 3, H, W], 8-bit values divided by 255.
         severity: 1 to 5.
-        seeds: int64 [N], one per image: the same image and seed get the same draws in any batch and order.
+        seeds: int64 [N] on the images' device, one per image: the same image and seed get the same draws in any batch,
+            order, and on any device.
         constants: Which set of severity constants.
 
     Returns:
@@ -39,14 +38,3 @@ def constants_for(height: int, width: int) -> Constants:
     """
     side = min(height, width)
     return "32" if side < 48 else "64" if side < 120 else "224"
-
-
-def generators(seeds: Tensor) -> Iterator[torch.Generator]:
-    """One generator per image, on the CPU."""
-    return (torch.Generator().manual_seed(seed) for seed in seeds.tolist())
-
-
-def draw_per_image(images: Tensor, seeds: Tensor, draw: Callable[..., Tensor]) -> Tensor:
-    """`draw(size, generator=...)` for each image with its own seed, stacked to the images' shape and device."""
-    size: Sequence[int] = images.shape[1:]
-    return torch.stack([draw(size, generator=generator) for generator in generators(seeds)]).to(images)
