@@ -78,7 +78,9 @@ def test_widths_are_those_of_the_model_that_is_cut(build, size: int) -> None:
     convolutions = [call for call in calls if call.key.startswith("conv2d")]
     assert len(convolutions) == sum(isinstance(m, nn.Conv2d) for m in model.modules())
     assert all(len(call.widths) <= 2 for call in calls)
-    pairs = list(zip(calls, layer_calls(cut, trace_groups(cut, x), x), strict=True))
+    free = {group.name for group in prunable(groups)}  # some of them have come to their floor in the cut model
+    again = [dataclasses.replace(g, frozen=() if g.name in free else g.frozen) for g in trace_groups(cut, x)]
+    pairs = list(zip(calls, layer_calls(cut, again, x), strict=True))
     for whole, narrow in pairs:
         if "pad" in whole.key or whole.key.startswith(("cat", "adaptive")):
             continue
@@ -88,6 +90,30 @@ def test_widths_are_those_of_the_model_that_is_cut(build, size: int) -> None:
         for whole, _ in pairs:
             for point in grid_widths(whole):
                 whole.runners(point, CPU, torch.float32, weight_bytes=0)[0]()
+
+
+class NormedFirst(nn.Module):
+    """A width on which a LayerNorm stands, and one that can be cut."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.norm = nn.Linear(3, 8), nn.LayerNorm(8)
+        self.wide, self.head = nn.Linear(8, 32), nn.Linear(32, 4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(self.wide(self.norm(self.stem(x))).relu())
+
+
+def test_a_frozen_width_is_measured_only_as_it_is() -> None:
+    net, x = NormedFirst().eval(), torch.zeros(2, 3)
+    calls = layer_calls(net, trace_groups(net, x), x)
+    assert {call.where: [width.per_channel for width in call.widths] for call in calls if call.where != "model"} == {
+        "stem": [],
+        "norm": [],
+        "wide": [(("wide", 1.0),)],
+        "head": [(("wide", 1.0),)],
+    }
+    measure_layers_(LatencyTable(), calls, Setting(threads=1), QUICK, lambda done, todo: None)
 
 
 def test_convolutions_follow_the_widths_of_their_groups() -> None:

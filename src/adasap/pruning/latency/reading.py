@@ -12,7 +12,7 @@ from torch.fx import Node
 from torch.utils import _pytree as pytree
 
 from adasap.groups.exported import ExampleInputs, ExportedGraph, export_graph
-from adasap.groups.group import ChannelGroup, widths
+from adasap.groups.group import ChannelGroup, prunable, widths
 from adasap.pruning.cost import owned_per_channel
 from adasap.pruning.latency.layers import ConvolutionGroups, LayerCall, Operand, Width, described, is_template
 
@@ -45,7 +45,7 @@ class _Reader:
     def __init__(self, exported: ExportedGraph, model: nn.Module, groups: Sequence[ChannelGroup]) -> None:
         self.exported = exported
         self.whole = widths(groups)
-        self.owned = owned_per_channel(groups)
+        self.owned = owned_per_channel(prunable(groups))  # frozen widths never change
         self.names = {**exported.parameters, **exported.buffers}
         self.channels: dict[Node, tuple[int, Width]] = {}
         self.padded: set[Node] = set()  # channels that padding has added: how many will be left is not known here
