@@ -93,26 +93,23 @@ def test_widths_are_those_of_the_model_that_is_cut(build, size: int) -> None:
 
 
 class NormedFirst(nn.Module):
-    """A width on which a LayerNorm stands, and one that can be cut."""
+    """A width on which a LayerNorm and a depthwise convolution stand, and one that can be cut."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.stem, self.norm = nn.Linear(3, 8), nn.LayerNorm(8)
+        self.stem, self.each, self.norm = nn.Conv2d(3, 8, 1), nn.Conv2d(8, 8, 1, groups=8), nn.LayerNorm(8)
         self.wide, self.head = nn.Linear(8, 32), nn.Linear(32, 4)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.head(self.wide(self.norm(self.stem(x))).relu())
+        return self.head(self.wide(self.norm(self.each(self.stem(x)).mean((2, 3)))).relu())
 
 
 def test_a_frozen_width_is_measured_only_as_it_is() -> None:
-    net, x = NormedFirst().eval(), torch.zeros(2, 3)
+    net, x = NormedFirst().eval(), torch.zeros(2, 3, 4, 4)
     calls = layer_calls(net, trace_groups(net, x), x)
-    assert {call.where: [width.per_channel for width in call.widths] for call in calls if call.where != "model"} == {
-        "stem": [],
-        "norm": [],
-        "wide": [(("wide", 1.0),)],
-        "head": [(("wide", 1.0),)],
-    }
+    cuttable = {call.where: [width.per_channel for width in call.widths] for call in calls if call.where != "model"}
+    kept, free = [], [(("wide", 1.0),)]
+    assert cuttable == {"stem": kept, "each": kept, "norm": kept, "wide": free, "head": free}
     measure_layers_(LatencyTable(), calls, Setting(threads=1), QUICK, lambda done, todo: None)
 
 

@@ -113,7 +113,7 @@ class _Reader:
 
         filled: Any = torch.fx.node.map_aggregate((node.args, node.kwargs), template)
         arguments, keywords = filled
-        if _operator(node) in OVER_GROUPS and len(arguments) > 6 and arguments[6] > 1:
+        if found and _operator(node) in OVER_GROUPS and len(arguments) > 6 and arguments[6] > 1:
             arguments = (*arguments[:6], ConvolutionGroups(arguments[6], 0), *arguments[7:])
         dense = tuple(width.at(self.whole) for width in found)
         text = json.dumps(pytree.tree_map(described, (arguments, keywords), is_leaf=is_template))
