@@ -48,9 +48,7 @@ def bootstrap_mean(scores: Tensor, *, level: float = 0.95, resamples: int = 10_0
     if scores.ndim != 1 or len(scores) == 0:
         raise ValueError(f"give one score per image, float [N] with N > 0, not shape {list(scores.shape)}")
     if not scores.isfinite().all():
-        raise ValueError(
-            f"{int((~scores.isfinite()).sum())} of {len(scores)} scores are not finite; leave no image out"
-        )
+        raise ValueError(f"{int((~scores.isfinite()).sum())} of {len(scores)} scores are not finite; look at the model")
     if not 0 < level < 1:
         raise ValueError(f"level is {level}; give the coverage as a fraction between 0 and 1, such as 0.95")
     scores = scores.double().cpu()

@@ -79,8 +79,8 @@ def corruption_accuracy(cells: CellAccuracies, corruptions: Sequence[str] = BENC
     missing = [name for name in corruptions if not cells.get(name)]
     if missing or not corruptions:
         raise ValueError(
-            f"{len(missing)} of {len(corruptions)} corruptions have no accuracy: {', '.join(missing)}; evaluate them, or "
-            "name the corruptions that are meant"
+            f"{len(missing)} of {len(corruptions)} corruptions have no accuracy: {', '.join(missing)}; evaluate them, "
+            "or name the corruptions that are meant"
         )
     severities = {name: sorted(cells[name]) for name in corruptions}
     first, *others = corruptions
