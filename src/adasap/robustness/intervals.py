@@ -70,14 +70,15 @@ def _resampled_means(scores: Tensor, resamples: int, seed: int) -> Tensor:
     return means
 
 
-def paired_difference(scores: Tensor, baseline: Tensor, *, level: float = 0.95, seed: int = 0) -> Interval:
+def paired_difference(
+    scores: Tensor, baseline: Tensor, *, level: float = 0.95, resamples: int = 10_000, seed: int = 0
+) -> Interval:
     """Mean of scores minus baseline over the same images, with a paired bootstrap interval.
 
     Args:
         scores: float [N] of one model.
         baseline: float [N] of the other model on the same images in the same order.
-        level: Coverage of the interval.
-        seed: Seed of the resampling.
+        level, resamples, seed: As for `bootstrap_mean`.
 
     Raises:
         ValueError: If the two do not hold the same number of images; else as `bootstrap_mean`.
@@ -88,4 +89,4 @@ def paired_difference(scores: Tensor, baseline: Tensor, *, level: float = 0.95, 
     """
     if scores.shape != baseline.shape:
         raise ValueError(f"paired scores need the same images: {len(scores)} against {len(baseline)}")
-    return bootstrap_mean(scores.double() - baseline.double(), level=level, seed=seed)
+    return bootstrap_mean(scores.double() - baseline.double(), level=level, resamples=resamples, seed=seed)
