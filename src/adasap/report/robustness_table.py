@@ -13,6 +13,7 @@ from adasap.report.table import Table
 from adasap.robustness import (
     CORRUPTION_GROUPS,
     AccuracyRatio,
+    BaselineLine,
     Interval,
     SuiteResult,
     bootstrap_mean,
@@ -29,14 +30,17 @@ _RESAMPLES = 2000
 _ABSENT = "-"
 
 
-def robustness_tables(models: Models, *, imagenet_c: Collection[str] = ()) -> dict[str, Table]:
-    """Title -> table: accuracy by kind of corruption, ratios and mCE, calibration and the worst class.
+def robustness_tables(
+    models: Models, *, imagenet_c: Collection[str] = (), baselines: Mapping[str, BaselineLine] | None = None
+) -> dict[str, Table]:
+    """Title -> table: accuracy by kind of corruption, ratios to clean and mCE, calibration and the worst class.
 
     Corruption suites count by the benchmark's 15 corruptions, or by all they hold where none of them is among the 15.
 
     Args:
         models: Model -> suite -> results, the same suites for each; the stages of a run have this form too.
         imagenet_c: Suites that are ImageNet-C at 224 x 224, for which AlexNet's errors and so mCE mean something.
+        baselines: Suite -> line of plain models (`fit_baseline`), for effective robustness.
 
     Raises:
         ValueError: For no models, a model that lacks a suite, or corruptions that differ between models.
@@ -45,15 +49,15 @@ def robustness_tables(models: Models, *, imagenet_c: Collection[str] = ()) -> di
         >>> clean = SuiteResult("clean", {"clean": torch.ones(4)}, {"clean": {"accuracy": 1.0}})
         >>> fog = SuiteResult("fog", {"fog/1": torch.tensor([1.0, 0, 0, 1])}, {"fog/1": {"accuracy": 0.5}})
         >>> print(robustness_tables({"dense": {"clean": clean, "fog": fog}})["Ratios to clean"])
-        | model | suite | ratio (shifted / clean) | mCE (%) | relative mCE (%) |
-        |---|---:|---:|---:|---:|
-        | dense | fog | 0.500 (50.00 % / 100.00 %) | - | - |
+        | model | suite | ratio (shifted / clean) |
+        |---|---:|---:|
+        | dense | fog | 0.500 (50.00 % / 100.00 %) |
     """
     clean, *others = _suites(models)
     corrupted = [suite for suite in others if _corruptions(models, suite)]
     tables = {f"Accuracy on {suite} (%)": accuracy_table(models, clean, suite) for suite in corrupted}
     if others:
-        tables["Ratios to clean"] = ratio_table(models, clean, others, imagenet_c)
+        tables["Ratios to clean"] = ratio_table(models, clean, others, imagenet_c, baselines or {})
     return tables | {"Calibration and the worst class": calibration_table(models)}
 
 
@@ -61,24 +65,29 @@ def accuracy_table(models: Models, clean: str, suite: str) -> Table:
     """Clean, by group, over all corruptions, and the paired difference to the first model; 95 % intervals."""
     corruptions = _corruptions(models, suite)
     groups = {name: own for name, own in CORRUPTION_GROUPS.items() if set(own) <= set(corruptions)}
-    first = next(iter(models.values()))
+    first, *others = models
+    baseline = _scores(models[first][suite], corruptions)
     rows = []
     for name, results in models.items():
         scores = [_scores(results[clean]), *(_scores(results[suite], own) for own in groups.values())]
         overall = _scores(results[suite], corruptions)
         row = [name, *(_percent(bootstrap_mean(score, resamples=_RESAMPLES)) for score in (*scores, overall))]
-        if len(models) > 1:
-            baseline = _scores(first[suite], corruptions)
-            change = paired_difference(overall, baseline, resamples=_RESAMPLES)
-            row.append(_ABSENT if results is first else _percent(change, "+.2f"))
-        rows.append(row)
+        if name in others:
+            row.append(_percent(paired_difference(overall, baseline, resamples=_RESAMPLES), "+.2f"))
+        rows.append(row if name in others or not others else [*row, _ABSENT])
     whole = f"mean of {len(corruptions)}" + (" of 15" if len(corruptions) < 15 and corruptions[0] in BENCHMARK else "")
     header = ["model", "clean", *groups, whole]
-    return Table([*header, f"minus {next(iter(models))}"] if len(models) > 1 else header, rows)
+    return Table([*header, f"minus {first}"] if others else header, rows)
 
 
-def ratio_table(models: Models, clean: str, suites: Sequence[str], imagenet_c: Collection[str] = ()) -> Table:
-    """R_C, R_V2 and their like with both terms; mCE and relative mCE of a whole ImageNet-C, AlexNet being 100 %."""
+def ratio_table(
+    models: Models,
+    clean: str,
+    suites: Sequence[str],
+    imagenet_c: Collection[str],
+    baselines: Mapping[str, BaselineLine],
+) -> Table:
+    """R_C, R_V2 and their like with both terms; mCE where asked for, AlexNet being 100 %; effective robustness."""
     rows = []
     for suite in suites:
         corruptions = _corruptions(models, suite)
@@ -86,13 +95,16 @@ def ratio_table(models: Models, clean: str, suites: Sequence[str], imagenet_c: C
             shifted = _scores(results[suite], corruptions or None).mean().item()
             accuracy = _scores(results[clean]).mean().item()
             ratio = str(AccuracyRatio(shifted=shifted, clean=accuracy)) if accuracy else _ABSENT
-            errors = [_ABSENT] * 2
-            cells = cell_accuracies(results[suite].metrics)
-            if suite in imagenet_c and all(len(cells.get(name, ())) == NUM_SEVERITIES for name in BENCHMARK):
-                both = mean_corruption_error(cells), relative_mean_corruption_error(cells, accuracy)
-                errors = [f"{100 * error:.2f}" for error in both]
-            rows.append([name, suite, ratio, *errors])
-    return Table(["model", "suite", "ratio (shifted / clean)", "mCE (%)", "relative mCE (%)"], rows)
+            row = [name, suite, ratio]
+            if imagenet_c:
+                row += _alexnet_units(results[suite], accuracy) if suite in imagenet_c else (_ABSENT, _ABSENT)
+            if baselines:
+                line = baselines.get(suite)
+                row.append(f"{100 * line.effective_robustness(accuracy, shifted):+.2f}" if line else _ABSENT)
+            rows.append(row)
+    header = ["model", "suite", "ratio (shifted / clean)"]
+    header += ["mCE (%)", "relative mCE (%)"] if imagenet_c else []
+    return Table([*header, "effective robustness (points)"] if baselines else header, rows)
 
 
 def calibration_table(models: Models) -> Table:
@@ -113,6 +125,14 @@ def calibration_table(models: Models) -> Table:
     return Table(["model", "suite", "NLL (nats)", "Brier (0 to 2)", "ECE (%)", "worst class (%)"], rows)
 
 
+def _alexnet_units(result: SuiteResult, clean_accuracy: float) -> tuple[str, str]:
+    cells = cell_accuracies(result.metrics)
+    if any(len(cells.get(name, ())) < NUM_SEVERITIES for name in BENCHMARK):
+        return _ABSENT, _ABSENT
+    errors = mean_corruption_error(cells), relative_mean_corruption_error(cells, clean_accuracy)
+    return f"{100 * errors[0]:.2f}", f"{100 * errors[1]:.2f}"
+
+
 def _suites(models: Models) -> list[str]:
     if not models:
         raise ValueError("no models to compare; give model -> suite -> results")
@@ -125,22 +145,22 @@ def _suites(models: Models) -> list[str]:
 
 def _corruptions(models: Models, suite: str) -> tuple[str, ...]:
     """The corruptions that count, in the benchmark's order; none where the suite has no corruption cells."""
-    found = {name: _cell_names(results[suite]) for name, results in models.items()}
-    first, *others = found.values()
-    if any(set(other) != set(first) for other in others):
+    first, *others = (results[suite].cells for results in models.values())
+    if any(other.keys() != first.keys() for other in others):
         raise ValueError(f"the models were not evaluated on the same cells of {suite}; evaluate them alike")
-    held = dict.fromkeys(cell.rpartition("/")[0] for cell in first)
-    return tuple(name for name in BENCHMARK if name in held) or tuple(held)
+    held = [corruption for cell in first if (corruption := _corruption_of(cell))]
+    return tuple(name for name in BENCHMARK if name in held) or tuple(dict.fromkeys(held))
 
 
-def _cell_names(result: SuiteResult) -> list[str]:
-    return [cell for cell in result.cells if "/" in cell]
+def _corruption_of(cell: str) -> str | None:
+    corruption, _, severity = cell.rpartition("/")
+    return corruption if severity.isdecimal() else None
 
 
 def _cells(result: SuiteResult, corruptions: Sequence[str] | None) -> list[str]:
     if corruptions is None:
         return list(result.cells)
-    return [cell for cell in result.cells if "/" in cell and cell.rpartition("/")[0] in corruptions]
+    return [cell for cell in result.cells if _corruption_of(cell) in corruptions]
 
 
 def _scores(result: SuiteResult, corruptions: Sequence[str] | None = None) -> Tensor:

@@ -59,8 +59,8 @@ def cell_accuracies(metrics: Mapping[str, Mapping[str, float]]) -> dict[str, dic
     """
     cells: dict[str, dict[int, float]] = {}
     for cell, values in metrics.items():
-        corruption, slash, severity = cell.rpartition("/")
-        if slash:
+        corruption, _, severity = cell.rpartition("/")
+        if severity.isdecimal():
             cells.setdefault(corruption, {})[int(severity)] = values["accuracy"]
     return cells
 
