@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from adasap.errors import DataError, RecipeError
 from adasap.groups import evaluating
+from adasap.tasks.classification_metrics import classification_metrics, classification_records
 
 ClassificationBatch = tuple[Tensor, ...]
 """Images uint8 [N, 3, H, W] (raw) or float (prepared), labels int64 [N], and with a teacher its logits [N, L]."""
@@ -103,32 +104,38 @@ class ClassificationTask:
         return (1 - weight) * loss + weight * divergence
 
     def evaluator(self) -> ClassificationEvaluator:
-        """Top-1 accuracy and mean cross-entropy."""
+        """Top-1 accuracy, proper scores and calibration."""
         return ClassificationEvaluator()
 
 
 class ClassificationEvaluator:
-    """Counts right answers image by image."""
+    """Keeps four numbers and the label of each image (`classification_records`)."""
 
     def __init__(self) -> None:
-        self.correct: list[Tensor] = []
-        self.losses: list[Tensor] = []
+        self.batches: list[dict[str, Tensor]] = []
 
     def update(self, model: nn.Module, batch: ClassificationBatch) -> None:
         """Adds a prepared batch."""
-        logits = logits_of(model(batch[0])).float()
-        self.correct.append((logits.argmax(dim=1) == batch[1]).cpu())
-        self.losses.append(F.cross_entropy(logits, batch[1], reduction="none").cpu())
+        self.batches.append(classification_records(logits_of(model(batch[0])), batch[1]))
+
+    def records(self) -> dict[str, Tensor]:
+        """`correct`, `confidence`, `loss`, `brier` float32 [N] and `label` int64 [N], in the order of the images."""
+        if not self.batches:
+            raise DataError("the evaluation saw no images; check that the data set is not empty")
+        return {name: torch.cat([batch[name] for batch in self.batches]) for name in self.batches[0]}
+
+    @staticmethod
+    def metrics_of(records: Mapping[str, Tensor]) -> dict[str, float]:
+        """`classification_metrics`: also of records that several processes gathered."""
+        return classification_metrics(records)
 
     def compute(self) -> dict[str, float]:
-        """`accuracy` (fraction) and `loss` (nats)."""
-        if not self.correct:
-            raise DataError("the evaluation saw no images; check that the data set is not empty")
-        return {"accuracy": self.per_image().mean().item(), "loss": torch.cat(self.losses).mean().item()}
+        """`accuracy`, `loss` (nats), `brier`, `ece`, `worst_class_accuracy` and `worst_class`, its label."""
+        return self.metrics_of(self.records())
 
     def per_image(self) -> Tensor:
         """1.0 where the answer is right, float [N]."""
-        return torch.cat(self.correct).float()
+        return self.records()["correct"]
 
 
 def logits_of(output: Any) -> Tensor:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Protocol, TypeVar
+from collections.abc import Mapping
+from typing import Protocol, TypeVar, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -18,10 +19,26 @@ class Evaluator(Protocol[PreparedBatch]):
         """Adds a prepared batch; called in evaluation mode without gradients."""
 
     def compute(self) -> dict[str, float]:
-        """The metrics over all batches, fractions in [0, 1]; `accuracy` or `map50` first."""
+        """The metrics over all batches; `accuracy` or `map50` first, a fraction in [0, 1]."""
 
     def per_image(self) -> Tensor:
         """One score per image, float [N], in the order of the data: what a paired bootstrap resamples."""
+
+
+@runtime_checkable
+class MergeableEvaluator(Evaluator[PreparedBatch], Protocol[PreparedBatch]):
+    """An evaluator whose pass can be shared over processes: `compute()` is `metrics_of(records())`.
+
+    Each process evaluates its images; their records, joined so that every image is there once, give the metrics of the
+    whole data set. `ClassificationEvaluator` is one.
+    """
+
+    def records(self) -> dict[str, Tensor]:
+        """Name -> one number per image, [N] on the CPU, in the order of the images that this evaluator saw."""
+
+    @staticmethod
+    def metrics_of(records: Mapping[str, Tensor]) -> dict[str, float]:
+        """The metrics, a pure function of the records."""
 
 
 class Task(Protocol[Batch]):
