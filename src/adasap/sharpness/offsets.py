@@ -1,7 +1,7 @@
-"""The arithmetic of a perturbation: row norms, one coefficient per row, offsets.
+"""The arithmetic of a perturbation: row norms and one coefficient per row.
 
-Small vectors over all rows of the model carry radii, norms and coefficients; only `scaled_gradients` and
-`apply_coefficients` touch memory of the size of the weights, and each of them reads it once.
+Small vectors over all rows of the model carry radii, norms and coefficients; only `scaled_gradients` touches memory of
+the size of the weights, and reads it once.
 """
 
 from __future__ import annotations
@@ -108,38 +108,12 @@ def row_coefficients(norms: Tensor, radii: Tensor, layout: RowLayout, weighting:
     return gain * (inverse if layout.num_ellipsoids == 1 else inverse[layout.ellipsoids]), finite
 
 
-def apply_coefficients(
-    scaled: list[Tensor],
-    coefficients: Tensor,
-    finite: Tensor,
-    weights: Sequence[Tensor],
-    layout: RowLayout,
-    *,
-    in_place: bool = False,
-) -> list[Tensor]:
-    """The offsets: each row of T^2 g times its coefficient. Overwrites `scaled`; gradients only with `in_place`."""
-    on_cpu = finite.device.type == "cpu"
-    if on_cpu and not finite:
-        return [torch.zeros_like(weight) for weight in weights]
-    split = layout.split(coefficients)
-    factors = [
+def row_factors(coefficients: Tensor, layout: RowLayout) -> list[Tensor]:
+    """The coefficients of each tensor's rows, in the shape in which they multiply it."""
+    return [
         part.view(rows.factor_shape) if rows.inner_dims or not rows.factor_shape else part
-        for part, rows in zip(split, layout.tensors, strict=True)
+        for part, rows in zip(layout.split(coefficients), layout.tensors, strict=True)
     ]
-    borrowed = [i for i, weight in enumerate(weights) if scaled[i] is weight.grad and not in_place]
-    own = [i for i, weight in enumerate(weights) if scaled[i] is not weight.grad or in_place]
-    offsets = dict(zip(borrowed, _products([scaled[i] for i in borrowed], [factors[i] for i in borrowed]), strict=True))
-    if own:
-        torch._foreach_mul_([scaled[i] for i in own], [factors[i] for i in own])
-    offsets |= {i: scaled[i] for i in own}
-    if not on_cpu:  # asking whether all is finite would make the host wait; inf * 0 is NaN
-        for offset in offsets.values():
-            offset.nan_to_num_(0.0, 0.0, 0.0)
-    return [_as_type(offsets[i], weight.dtype) for i, weight in enumerate(weights)]
-
-
-def _products(tensors: list[Tensor], factors: list[Tensor]) -> Sequence[Tensor]:
-    return torch._foreach_mul(tensors, factors) if tensors else ()
 
 
 def _gradient(weight: Tensor) -> Tensor:
@@ -150,10 +124,6 @@ def _gradient(weight: Tensor) -> Tensor:
 def _wide(tensor: Tensor) -> Tensor:
     """In float32 or wider, where squares neither overflow nor vanish."""
     return tensor if tensor.dtype in (torch.float32, torch.float64) else tensor.float()
-
-
-def _as_type(tensor: Tensor, dtype: torch.dtype) -> Tensor:
-    return tensor if tensor.dtype == dtype else tensor.to(dtype)
 
 
 def _row_norms(tensors: Sequence[Tensor], rows: Sequence[TensorRows]) -> list[Tensor]:
