@@ -65,7 +65,7 @@ def test_offsets_written_over_the_gradients_are_the_same_bits(options):
     fresh = adaptive(options).epsilon(model)
     assert all(torch.equal(gradients[name], untouched[name]) for name in gradients)
     weights = {name: p.detach().clone() for name, p in model.named_parameters()}
-    consumed = adaptive(options).offsets(model, consume_gradients=True)
+    consumed = adaptive(options).offsets(dict(model.named_parameters()), consume_gradients=True)
     with swap.swapped(consumed):
         kept = dict(zip(consumed.names, consumed.directions, strict=True))
         assert fresh.keys() == kept.keys()
@@ -83,7 +83,11 @@ def test_gradients_that_share_memory_are_not_written_over():
         start += parameter.numel()
     before = bucket.clone()
     for geometry in ("euclidean", "elementwise"):
-        with swap.swapped(adaptive(PerturbationOptions(geometry=geometry)).offsets(model, consume_gradients=True)):
+        with swap.swapped(
+            adaptive(PerturbationOptions(geometry=geometry)).offsets(
+                dict(model.named_parameters()), consume_gradients=True
+            )
+        ):
             assert torch.equal(bucket, before)
 
 

@@ -12,15 +12,17 @@ Members = list[tuple[str, nn.Module]]
 
 def members(model: nn.Module) -> Members:
     """All modules in the order of `model.named_modules()`, shared ones once."""
-    found: Members = []
-    seen: set[nn.Module] = set()
+    found: Members = [("", model)]
+    seen = {id(model)}
 
     def visit(module: nn.Module, prefix: str) -> None:
-        seen.add(module)
-        found.append((prefix, module))
         for name, child in module._modules.items():
-            if child is not None and child not in seen:
-                visit(child, f"{prefix}{name}.")
+            if child is not None and id(child) not in seen:
+                seen.add(id(child))
+                path = f"{prefix}{name}."
+                found.append((path, child))
+                if child._modules:
+                    visit(child, path)
 
     visit(model, "")
     return found
@@ -35,11 +37,9 @@ def named_parameters(found: Iterable[tuple[str, nn.Module]]) -> dict[str, nn.Par
         >>> named_parameters(members(nn.Linear(2, 1))).keys()
         dict_keys(['weight', 'bias'])
     """
-    seen: set[nn.Parameter] = set()
-    named = {}
+    named: dict[int, tuple[str, nn.Parameter]] = {}  # by id: hashing a tensor runs Python
     for prefix, module in found:
         for name, parameter in module._parameters.items():
-            if parameter is not None and parameter not in seen:
-                seen.add(parameter)
-                named[prefix + name] = parameter
-    return named
+            if parameter is not None and id(parameter) not in named:
+                named[id(parameter)] = prefix + name, parameter
+    return dict(named.values())

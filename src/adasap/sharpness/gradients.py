@@ -139,9 +139,9 @@ class _Step:
         hook: Callable[[], None] | None,
         accumulate: bool,
     ) -> None:
-        self.model = model
         found = members(model)
-        self.parameters = list(named_parameters(found).values())
+        self.named = named_parameters(found)
+        self.parameters = list(self.named.values())
         self.statistics = RunningStatistics(module for _, module in found)
         self.random = RandomState(self.parameters)
         self.hook = hook
@@ -187,7 +187,7 @@ class _Step:
                 loss = self._pass()
             if self.hook:
                 self.hook()
-            return loss, perturbation.offsets(self.model, consume_gradients=self.owns_gradients)
+            return loss, perturbation.offsets(self.named, consume_gradients=self.owns_gradients)
         finally:
             _clear(self.parameters)
             _add(earlier)

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from adasap.sharpness.options import PerturbationOptions, Weighting
 from adasap.sharpness.rows import KINDS, Kind, RowLayout, TensorRows
-from adasap.sharpness.swap import chunks, pieces
+from adasap.sharpness.swap import chunks, pieces, pieces_like
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,8 +70,8 @@ def _stretched(
     products = [gradients[i] if in_place else torch.empty_like(gradients[i]) for i in positions]
     parts = pieces(products, axes)
     outs = [*chain(*parts)]
-    w = [*chain(*pieces([weights[i] for i in positions], axes))]
-    g = outs if in_place else [*chain(*pieces([gradients[i] for i in positions], axes))]
+    w = pieces_like(parts, [weights[i] for i in positions], axes)
+    g = outs if in_place else pieces_like(parts, [gradients[i] for i in positions], axes)
     of_piece = [r for r, views in zip(rows, parts, strict=True) for _ in views]
     norms: list[Tensor] = []
     for part in chunks(outs):
@@ -84,6 +84,7 @@ def _stretched(
             torch._foreach_mul_(outs[part], g[part])
         norms += _row_norms(outs[part], of_piece[part])
         torch._foreach_mul_(outs[part], stretch)
+        del stretch  # the next part takes its memory, which is in the cache
     for i, product, views in zip(positions, products, parts, strict=True):
         mine, norms = norms[: len(views)], norms[len(views) :]
         yield i, product, torch.cat(mine) if len(mine) > 1 else mine[0]

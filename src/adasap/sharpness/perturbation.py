@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Protocol
 
 import torch
@@ -24,8 +24,8 @@ class Perturbation(Protocol):
     def is_zero(self) -> bool:
         """Whether every offset is zero whatever the gradient, so that one pass is enough."""
 
-    def offsets(self, model: nn.Module, *, consume_gradients: bool = False) -> Offsets:
-        """The offset of each parameter that takes part, without waiting for the device.
+    def offsets(self, parameters: Mapping[str, nn.Parameter], *, consume_gradients: bool = False) -> Offsets:
+        """The offset of each of the model's parameters that takes part, without waiting for the device.
 
         With `consume_gradients` nobody reads `.grad` afterwards, and its memory may be used for the saved weights.
         """
@@ -64,32 +64,32 @@ class _RowPerturbation:
         Raises:
             ValueError: If the groups do not fit the model.
         """
-        offsets = self.offsets(model)
+        offsets = self.offsets(named_parameters(members(unwrap(model))))
         return dict(zip(offsets.names, offsets.multiplied(), strict=True))
 
     @torch.no_grad()
-    def offsets(self, model: nn.Module, *, consume_gradients: bool = False) -> Offsets:
+    def offsets(self, parameters: Mapping[str, nn.Parameter], *, consume_gradients: bool = False) -> Offsets:
         """Those of `epsilon`, not yet multiplied out: `swapped` does so on its way through the weights.
 
         Args:
-            model: The model, also when wrapped.
+            parameters: All of the plain model, by name.
             consume_gradients: Work in the gradients' memory where that saves time: on a CPU new memory of this size
                 costs more than the arithmetic.
         """
-        parameters = self._taking_part(unwrap(model))
-        if not parameters:
+        moved = self._taking_part(parameters)
+        if not moved:
             self._spent = None
             return Offsets((), [], [])
-        layout, radii = self._rows(parameters)
-        weights: list[Tensor] = list(parameters.values())
+        layout, radii = self._rows(moved)
+        weights: list[Tensor] = list(moved.values())
         in_place = consume_gradients and _own_their_memory([w.grad for w in weights if w.grad is not None])
         scaled, norms = scaled_gradients(weights, layout, self.options, in_place=in_place)
         coefficients, finite = row_coefficients(norms, radii, layout, self.options.weighting)
         self._spent = RowNorms(norms, radii, coefficients, layout)
         if finite.device.type == "cpu" and not finite:
-            return Offsets(tuple(parameters), weights, [torch.zeros_like(weight) for weight in weights])
+            return Offsets(tuple(moved), weights, [torch.zeros_like(weight) for weight in weights])
         factors = row_factors(coefficients, layout)
-        return Offsets(tuple(parameters), weights, scaled, factors, [rows.axis for rows in layout.tensors], in_place)
+        return Offsets(tuple(moved), weights, scaled, factors, [rows.axis for rows in layout.tensors], in_place)
 
     def shares(self) -> dict[Kind, float]:
         """Shares of the squared radius, ||eps_i / T_i||^2 / rho_i^2, that the last `epsilon` spent.
@@ -101,12 +101,12 @@ class _RowPerturbation:
             return dict.fromkeys(KINDS, 0.0)
         return self._spent.shares()
 
-    def _taking_part(self, model: nn.Module) -> dict[str, nn.Parameter]:
+    def _taking_part(self, parameters: Mapping[str, nn.Parameter]) -> dict[str, nn.Parameter]:
         """The parameters to perturb: those with a gradient, without scales and shifts if norms is `none`."""
         all_norms = self.options.norms != "none"
         return {
             name: parameter
-            for name, parameter in named_parameters(members(model)).items()
+            for name, parameter in parameters.items()
             if parameter.grad is not None
             and parameter.requires_grad
             and (all_norms or self._channels.kind(name, parameter) == "filters")

@@ -26,10 +26,11 @@ def chunks(tensors: Sequence[Tensor]) -> Iterator[slice]:
     limit = _numel_at_once(tensors)
     start = numel = 0
     for position, tensor in enumerate(tensors):
-        if numel and numel + tensor.numel() > limit:
+        size = tensor.numel()
+        if numel and numel + size > limit:
             yield slice(start, position)
             start, numel = position, 0
-        numel += tensor.numel()
+        numel += size
     if start < len(tensors):
         yield slice(start, len(tensors))
 
@@ -45,12 +46,22 @@ def pieces(tensors: Sequence[Tensor], dims: Sequence[int] | None = None) -> list
         [[(3,)], [(2, 131072), (2, 131072), (1, 131072)]]
     """
     limit = _numel_at_once(tensors)
-    return [
-        [tensor]
-        if tensor.numel() <= limit
-        else list(torch.split(tensor, max(1, limit * tensor.shape[dim] // tensor.numel()), dim))
-        for tensor, dim in zip(tensors, dims or [0] * len(tensors), strict=True)
-    ]
+    return [_cut(tensor, dim, limit) for tensor, dim in zip(tensors, dims or [0] * len(tensors), strict=True)]
+
+
+def _cut(tensor: Tensor, dim: int, limit: int) -> list[Tensor]:
+    size = tensor.numel()
+    return [tensor] if size <= limit else list(torch.split(tensor, max(1, limit * tensor.shape[dim] // size), dim))
+
+
+def pieces_like(
+    parts: list[list[Tensor]], tensors: Sequence[Tensor], dims: Sequence[int] | None = None
+) -> list[Tensor]:
+    """The pieces of all these tensors, one after the other, cut where those of `pieces` are along the same axes."""
+    found: list[Tensor] = []
+    for views, tensor, dim in zip(parts, tensors, dims or [0] * len(tensors), strict=True):
+        found += (tensor,) if len(views) == 1 else torch.split(tensor, views[0].shape[dim], dim)
+    return found
 
 
 def _numel_at_once(tensors: Sequence[Tensor]) -> int:
@@ -139,21 +150,17 @@ def swapped(offsets: Offsets) -> Iterator[None]:
 @torch.no_grad()
 def _swap_in(offsets: Offsets) -> None:
     """weights <- weights + factors * directions, directions <- weights."""
-    spare, parts = offsets.spare(), pieces(offsets.weights, offsets.axes)
-    directions = [*chain(*pieces(offsets.directions, offsets.axes))]
-    kept, weights = [*chain(*pieces(spare, offsets.axes))], [*chain(*parts)]
-    factors = [*chain(*_factor_pieces(offsets, parts))]
+    spare, axes = offsets.spare(), offsets.axes
+    parts = pieces(offsets.weights, axes)
+    weights, kept = [*chain(*parts)], pieces_like(parts, spare, axes)
+    directions = pieces_like(parts, offsets.directions, axes)
+    factors = pieces_like(parts, offsets.factors, axes) if offsets.factors else None
     for part in chunks(weights):
         moved = _products(directions[part], factors[part], weights[part]) if factors else _copies(directions[part])
         torch._foreach_copy_(kept[part], weights[part])
         torch._foreach_add_(weights[part], moved)
+        del moved  # the next part takes its memory, which is in the cache
     offsets.directions = spare
-
-
-def _factor_pieces(offsets: Offsets, parts: list[list[Tensor]]) -> Iterator[Sequence[Tensor]]:
-    """The factors of each piece of each tensor."""
-    for factor, axis, views in zip(offsets.factors or (), offsets.axes or (), parts, strict=False):
-        yield (factor,) if len(views) == 1 else torch.split(factor, views[0].shape[axis], axis)
 
 
 def _products(directions: list[Tensor], factors: list[Tensor], weights: list[Tensor]) -> list[Tensor]:
