@@ -9,6 +9,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from adasap.groups import cut_, trace_groups
 from adasap.sharpness import (
     AdaptivePerturbation,
     PerturbationOptions,
@@ -473,6 +474,51 @@ def test_statistics_of_a_pass_whose_loss_is_not_finite_are_not_kept():
     step = sharpness_aware_gradients(model, adaptive(), overflowing(model, batch, 1, loss_too=True))
     assert step.finite
     assert_equal(snapshot(model), before)
+
+
+# ----- models that change between steps
+
+
+def test_parameters_and_norms_set_between_steps_are_those_that_move():
+    model, batch, perturbation = seeded_toy(), toy_batch(), adaptive()
+    sharpness_aware_gradients(model, perturbation, pass_over(model, batch))
+    old, old_norm = model.conv1.weight, model.bn1
+    model.conv1.weight, model.bn1 = nn.Parameter(2 * old.detach()), copy.deepcopy(old_norm)
+    before, old_before = snapshot(model), old.detach().clone()
+    seen, statistics = [], []
+
+    def loss_and_backward():
+        seen.append(model.conv1.weight.detach().clone())
+        loss = pass_over(model, batch)()
+        statistics.append(model.bn1.running_mean.clone())
+        return loss
+
+    sharpness_aware_gradients(model, perturbation, loss_and_backward)
+    assert torch.equal(seen[0], before["conv1.weight"])
+    assert not torch.equal(seen[1], seen[0])
+    assert torch.equal(model.conv1.weight, seen[0])
+    assert torch.equal(old, old_before)
+    assert torch.equal(model.bn1.running_mean, statistics[0])
+
+
+def test_a_cut_between_steps_is_noticed():
+    model, x = nn.Sequential(nn.Linear(2, 3), nn.BatchNorm1d(3), nn.Linear(3, 1)), torch.randn(4, 2)
+    groups = trace_groups(model, x)
+    perturbation = UniformPerturbation(0.5, PerturbationOptions(scope="channel"), groups)
+
+    def loss_and_backward():
+        loss = model(x).square().sum()
+        loss.backward()
+        return loss
+
+    sharpness_aware_gradients(model, perturbation, loss_and_backward)
+    new_groups = cut_(model, groups, {"0": torch.tensor([0, 2])})
+    kept = snapshot(model)
+    with pytest.raises(ValueError, match="after a cut, use the groups"):
+        sharpness_aware_gradients(model, perturbation, loss_and_backward)
+    assert_equal(snapshot(model), kept)
+    anew = UniformPerturbation(0.5, PerturbationOptions(scope="channel"), new_groups)
+    assert sharpness_aware_gradients(model, anew, loss_and_backward).gap > 0
 
 
 # ----- compiled models and memory

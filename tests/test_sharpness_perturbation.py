@@ -64,10 +64,14 @@ def test_offsets_written_over_the_gradients_are_the_same_bits(options):
     untouched = {name: gradient.clone() for name, gradient in gradients.items()}
     fresh = adaptive(options).epsilon(model)
     assert all(torch.equal(gradients[name], untouched[name]) for name in gradients)
-    consumed = adaptive(options).epsilon(model, consume_gradients=True)
-    assert fresh.keys() == consumed.keys()
-    assert all(torch.equal(consumed[name], fresh[name]) for name in fresh)
-    assert all(consumed[name].data_ptr() == gradients[name].data_ptr() for name in consumed)
+    weights = {name: p.detach().clone() for name, p in model.named_parameters()}
+    consumed = adaptive(options).offsets(dict(model.named_parameters()), consume_gradients=True)
+    with swap.swapped(consumed):
+        kept = dict(zip(consumed.names, consumed.directions, strict=True))
+        assert fresh.keys() == kept.keys()
+        assert all(torch.equal(p, weights[n] + fresh[n]) for n, p in model.named_parameters() if n in fresh)
+        assert all(torch.equal(kept[name], weights[name]) for name in kept)
+        assert all(kept[name].data_ptr() == gradients[name].data_ptr() for name in kept)
 
 
 def test_gradients_that_share_memory_are_not_written_over():
@@ -78,8 +82,13 @@ def test_gradients_that_share_memory_are_not_written_over():
         parameter.grad = bucket[start : start + parameter.numel()].view_as(parameter)
         start += parameter.numel()
     before = bucket.clone()
-    adaptive(PerturbationOptions()).epsilon(model, consume_gradients=True)
-    assert torch.equal(bucket, before)
+    for geometry in ("euclidean", "elementwise"):
+        with swap.swapped(
+            adaptive(PerturbationOptions(geometry=geometry)).offsets(
+                dict(model.named_parameters()), consume_gradients=True
+            )
+        ):
+            assert torch.equal(bucket, before)
 
 
 @pytest.mark.parametrize("numel", [1, 7])

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from adasap.groups.group import ChannelGroup, Role
+from adasap.groups.members import members, named_parameters
 
 Axis = tuple[str, int]
 """Name of a parameter and one of its axes."""
@@ -18,7 +19,7 @@ Axis = tuple[str, int]
 def named_tensors(model: nn.Module) -> dict[str, Tensor]:
     """Name -> parameter, under the names that slots use, also when `torch.compile` has wrapped the model."""
     model = getattr(model, "_orig_mod", model)
-    return {name: parameter.detach() for name, parameter in model.named_parameters()}
+    return {name: parameter.detach() for name, parameter in named_parameters(members(model)).items()}
 
 
 def named_gradients(model: nn.Module) -> dict[str, Tensor]:

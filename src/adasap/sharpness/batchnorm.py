@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
 
-def _tracking(model: nn.Module) -> list[_NormBase]:
+def _tracking(modules: Iterable[nn.Module]) -> list[_NormBase]:
     """The layers that keep running statistics: batch and instance norms, synchronised ones included."""
-    return [m for m in model.modules() if isinstance(m, _NormBase) and m.running_mean is not None]
+    return [m for m in modules if isinstance(m, _NormBase) and m.running_mean is not None]
 
 
 class RunningStatistics:
@@ -23,9 +23,13 @@ class RunningStatistics:
     valid.
     """
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, modules: Iterable[nn.Module]) -> None:
         self._buffers = [
-            buffer for layer in _tracking(model) if layer.training for buffer in layer.buffers(recurse=False)
+            buffer
+            for layer in _tracking(modules)
+            if layer.training
+            for buffer in layer._buffers.values()
+            if buffer is not None
         ]
 
     def copy(self) -> list[Tensor]:
@@ -64,7 +68,7 @@ def recalibrate_(
         >>> norm.running_mean, norm.running_var
         (tensor([4.]), tensor([2.]))
     """
-    layers = _tracking(model)
+    layers = _tracking(model.modules())
     if not layers:
         return 0
     run = forward or _forward_images

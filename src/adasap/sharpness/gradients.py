@@ -10,10 +10,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from adasap.groups.members import members, named_parameters
 from adasap.sharpness.batchnorm import RunningStatistics
 from adasap.sharpness.perturbation import Perturbation
 from adasap.sharpness.randomness import RandomState
-from adasap.sharpness.swap import swapped
+from adasap.sharpness.swap import Offsets, swapped
 from adasap.sharpness.wrappers import unwrap
 
 Parameters = Sequence[nn.Parameter]
@@ -138,10 +139,10 @@ class _Step:
         hook: Callable[[], None] | None,
         accumulate: bool,
     ) -> None:
-        self.model = model
-        self.named = dict(model.named_parameters())
+        found = members(model)
+        self.named = named_parameters(found)
         self.parameters = list(self.named.values())
-        self.statistics = RunningStatistics(model)
+        self.statistics = RunningStatistics(module for _, module in found)
         self.random = RandomState(self.parameters)
         self.hook = hook
         self.accumulate = accumulate
@@ -166,11 +167,11 @@ class _Step:
     ) -> tuple[Tensor | float, Tensor | float]:
         """The loss at w and at w + eps; the latter's gradient stays in `.grad`, added to the earlier ones."""
         random_before = self.random.get()
-        loss, epsilon = self._clean_pass(perturbation, local)
+        loss, offsets = self._clean_pass(perturbation, local)
         random_after, statistics = self.random.get(), self.statistics.copy()
         self.random.set(random_before)
         try:
-            with swapped([self.named[name] for name in epsilon], list(epsilon.values())):
+            with swapped(offsets):
                 return loss, self._pass()
         finally:
             self.random.set(random_after)
@@ -178,7 +179,7 @@ class _Step:
 
     def _clean_pass(
         self, perturbation: Perturbation, local: AbstractContextManager[object]
-    ) -> tuple[Tensor | float, dict[str, Tensor]]:
+    ) -> tuple[Tensor | float, Offsets]:
         """The loss at w and the offsets; `.grad` is as before the pass, or empty."""
         earlier = self._take_gradients()
         try:
@@ -186,7 +187,7 @@ class _Step:
                 loss = self._pass()
             if self.hook:
                 self.hook()
-            return loss, perturbation.epsilon(self.model, consume_gradients=self.owns_gradients)
+            return loss, perturbation.offsets(self.named, consume_gradients=self.owns_gradients)
         finally:
             _clear(self.parameters)
             _add(earlier)

@@ -1,7 +1,7 @@
-"""The arithmetic of a perturbation: row norms, one coefficient per row, offsets.
+"""The arithmetic of a perturbation: row norms and one coefficient per row.
 
-Small vectors over all rows of the model carry radii, norms and coefficients; only `scaled_gradients` and
-`apply_coefficients` touch memory of the size of the weights, and each of them reads it once.
+Small vectors over all rows of the model carry radii, norms and coefficients; only `scaled_gradients` touches memory of
+the size of the weights, and reads it once.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from torch import Tensor
 
 from adasap.sharpness.options import PerturbationOptions, Weighting
 from adasap.sharpness.rows import KINDS, Kind, RowLayout, TensorRows
-from adasap.sharpness.swap import chunks, pieces
+from adasap.sharpness.swap import chunks, pieces, pieces_like
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,8 +70,8 @@ def _stretched(
     products = [gradients[i] if in_place else torch.empty_like(gradients[i]) for i in positions]
     parts = pieces(products, axes)
     outs = [*chain(*parts)]
-    w = [*chain(*pieces([weights[i] for i in positions], axes))]
-    g = outs if in_place else [*chain(*pieces([gradients[i] for i in positions], axes))]
+    w = pieces_like(parts, [weights[i] for i in positions], axes)
+    g = outs if in_place else pieces_like(parts, [gradients[i] for i in positions], axes)
     of_piece = [r for r, views in zip(rows, parts, strict=True) for _ in views]
     norms: list[Tensor] = []
     for part in chunks(outs):
@@ -84,6 +84,7 @@ def _stretched(
             torch._foreach_mul_(outs[part], g[part])
         norms += _row_norms(outs[part], of_piece[part])
         torch._foreach_mul_(outs[part], stretch)
+        del stretch  # the next part takes its memory, which is in the cache
     for i, product, views in zip(positions, products, parts, strict=True):
         mine, norms = norms[: len(views)], norms[len(views) :]
         yield i, product, torch.cat(mine) if len(mine) > 1 else mine[0]
@@ -108,38 +109,12 @@ def row_coefficients(norms: Tensor, radii: Tensor, layout: RowLayout, weighting:
     return gain * (inverse if layout.num_ellipsoids == 1 else inverse[layout.ellipsoids]), finite
 
 
-def apply_coefficients(
-    scaled: list[Tensor],
-    coefficients: Tensor,
-    finite: Tensor,
-    weights: Sequence[Tensor],
-    layout: RowLayout,
-    *,
-    in_place: bool = False,
-) -> list[Tensor]:
-    """The offsets: each row of T^2 g times its coefficient. Overwrites `scaled`; gradients only with `in_place`."""
-    on_cpu = finite.device.type == "cpu"
-    if on_cpu and not finite:
-        return [torch.zeros_like(weight) for weight in weights]
-    split = layout.split(coefficients)
-    factors = [
+def row_factors(coefficients: Tensor, layout: RowLayout) -> list[Tensor]:
+    """The coefficients of each tensor's rows, in the shape in which they multiply it."""
+    return [
         part.view(rows.factor_shape) if rows.inner_dims or not rows.factor_shape else part
-        for part, rows in zip(split, layout.tensors, strict=True)
+        for part, rows in zip(layout.split(coefficients), layout.tensors, strict=True)
     ]
-    borrowed = [i for i, weight in enumerate(weights) if scaled[i] is weight.grad and not in_place]
-    own = [i for i, weight in enumerate(weights) if scaled[i] is not weight.grad or in_place]
-    offsets = dict(zip(borrowed, _products([scaled[i] for i in borrowed], [factors[i] for i in borrowed]), strict=True))
-    if own:
-        torch._foreach_mul_([scaled[i] for i in own], [factors[i] for i in own])
-    offsets |= {i: scaled[i] for i in own}
-    if not on_cpu:  # asking whether all is finite would make the host wait; inf * 0 is NaN
-        for offset in offsets.values():
-            offset.nan_to_num_(0.0, 0.0, 0.0)
-    return [_as_type(offsets[i], weight.dtype) for i, weight in enumerate(weights)]
-
-
-def _products(tensors: list[Tensor], factors: list[Tensor]) -> Sequence[Tensor]:
-    return torch._foreach_mul(tensors, factors) if tensors else ()
 
 
 def _gradient(weight: Tensor) -> Tensor:
@@ -150,10 +125,6 @@ def _gradient(weight: Tensor) -> Tensor:
 def _wide(tensor: Tensor) -> Tensor:
     """In float32 or wider, where squares neither overflow nor vanish."""
     return tensor if tensor.dtype in (torch.float32, torch.float64) else tensor.float()
-
-
-def _as_type(tensor: Tensor, dtype: torch.dtype) -> Tensor:
-    return tensor if tensor.dtype == dtype else tensor.to(dtype)
 
 
 def _row_norms(tensors: Sequence[Tensor], rows: Sequence[TensorRows]) -> list[Tensor]:

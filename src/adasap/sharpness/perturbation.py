@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 
 from adasap.groups.group import ChannelGroup, Radii
-from adasap.sharpness.offsets import RowNorms, apply_coefficients, row_coefficients, scaled_gradients
+from adasap.groups.members import members, named_parameters
+from adasap.sharpness.offsets import RowNorms, row_coefficients, row_factors, scaled_gradients
 from adasap.sharpness.options import PerturbationOptions
 from adasap.sharpness.rows import KINDS, Channels, Kind, RowLayout
+from adasap.sharpness.swap import Offsets
 from adasap.sharpness.wrappers import unwrap
 
 
@@ -22,10 +24,10 @@ class Perturbation(Protocol):
     def is_zero(self) -> bool:
         """Whether every offset is zero whatever the gradient, so that one pass is enough."""
 
-    def epsilon(self, model: nn.Module, *, consume_gradients: bool = False) -> dict[str, Tensor]:
-        """Parameter name -> offset, without waiting for the device.
+    def offsets(self, parameters: Mapping[str, nn.Parameter], *, consume_gradients: bool = False) -> Offsets:
+        """The offset of each of the model's parameters that takes part, without waiting for the device.
 
-        With `consume_gradients` nobody reads `.grad` afterwards, and its memory may be used for the offsets.
+        With `consume_gradients` nobody reads `.grad` afterwards, and its memory may be used for the saved weights.
         """
 
     def shares(self) -> dict[Kind, float]:
@@ -47,8 +49,7 @@ class _RowPerturbation:
         """Radius of each channel of all groups, then the midpoint: float32 [units + 1]."""
         raise NotImplementedError
 
-    @torch.no_grad()
-    def epsilon(self, model: nn.Module, *, consume_gradients: bool = False) -> dict[str, Tensor]:
+    def epsilon(self, model: nn.Module) -> dict[str, Tensor]:
         """The offset of each parameter that has a gradient, for the gradients that now lie in `.grad`.
 
         `ellipsoid`: eps_i = rho_i^2 T_i^2 g_i / sqrt(sum_j rho_j^2 ||T_j g_j||^2); `linear`: eps_i = rho_i
@@ -57,26 +58,38 @@ class _RowPerturbation:
 
         Args:
             model: The model, also when wrapped.
-            consume_gradients: Write the offsets over the gradients where that saves time: on a CPU new memory of
-                this size costs more than the arithmetic.
         Returns:
-            Parameter name -> offset, of the parameter's shape, type and memory format, in new memory unless gradients
-            are consumed. All zero where an ellipsoid's gradient is zero; everywhere if any gradient is not finite.
+            Parameter name -> offset, of the parameter's shape, type and memory format, in new memory. All zero where
+            an ellipsoid's gradient is zero; everywhere if any gradient is not finite.
         Raises:
             ValueError: If the groups do not fit the model.
         """
-        parameters = self._taking_part(unwrap(model))
-        if not parameters:
+        offsets = self.offsets(named_parameters(members(unwrap(model))))
+        return dict(zip(offsets.names, offsets.multiplied(), strict=True))
+
+    @torch.no_grad()
+    def offsets(self, parameters: Mapping[str, nn.Parameter], *, consume_gradients: bool = False) -> Offsets:
+        """Those of `epsilon`, not yet multiplied out: `swapped` does so on its way through the weights.
+
+        Args:
+            parameters: All of the plain model, by name.
+            consume_gradients: Work in the gradients' memory where that saves time: on a CPU new memory of this size
+                costs more than the arithmetic.
+        """
+        moved = self._taking_part(parameters)
+        if not moved:
             self._spent = None
-            return {}
-        layout, radii = self._rows(parameters)
-        weights = list(parameters.values())
+            return Offsets((), [], [])
+        layout, radii = self._rows(moved)
+        weights: list[Tensor] = list(moved.values())
         in_place = consume_gradients and _own_their_memory([w.grad for w in weights if w.grad is not None])
         scaled, norms = scaled_gradients(weights, layout, self.options, in_place=in_place)
         coefficients, finite = row_coefficients(norms, radii, layout, self.options.weighting)
         self._spent = RowNorms(norms, radii, coefficients, layout)
-        offsets = apply_coefficients(scaled, coefficients, finite, weights, layout, in_place=in_place)
-        return dict(zip(parameters, offsets, strict=True))
+        if finite.device.type == "cpu" and not finite:
+            return Offsets(tuple(moved), weights, [torch.zeros_like(weight) for weight in weights])
+        factors = row_factors(coefficients, layout)
+        return Offsets(tuple(moved), weights, scaled, factors, [rows.axis for rows in layout.tensors], in_place)
 
     def shares(self) -> dict[Kind, float]:
         """Shares of the squared radius, ||eps_i / T_i||^2 / rho_i^2, that the last `epsilon` spent.
@@ -88,12 +101,12 @@ class _RowPerturbation:
             return dict.fromkeys(KINDS, 0.0)
         return self._spent.shares()
 
-    def _taking_part(self, model: nn.Module) -> dict[str, nn.Parameter]:
+    def _taking_part(self, parameters: Mapping[str, nn.Parameter]) -> dict[str, nn.Parameter]:
         """The parameters to perturb: those with a gradient, without scales and shifts if norms is `none`."""
         all_norms = self.options.norms != "none"
         return {
             name: parameter
-            for name, parameter in model.named_parameters()
+            for name, parameter in parameters.items()
             if parameter.grad is not None
             and parameter.requires_grad
             and (all_norms or self._channels.kind(name, parameter) == "filters")
