@@ -10,6 +10,7 @@ from torch import Tensor
 
 from adasap.corruptions.blur import gaussian_blur
 from adasap.corruptions.digital import contrast
+from adasap.corruptions.motion import motion_blur
 from adasap.corruptions.noise import gaussian_noise
 from adasap.corruptions.protocol import NUM_SEVERITIES, Constants, Corruption, constants_for
 from adasap.errors import DataError, suggestion
@@ -40,6 +41,7 @@ VALIDATION = ("speckle_noise", "gaussian_blur", "spatter", "saturate")
 
 _REGISTRY: dict[str, Corruption] = {
     "gaussian_noise": gaussian_noise,
+    "motion_blur": motion_blur,
     "gaussian_blur": gaussian_blur,
     "contrast": contrast,
 }
