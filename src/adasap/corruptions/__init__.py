@@ -8,11 +8,13 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from adasap.corruptions.blur import gaussian_blur
+from adasap.corruptions.blur import defocus_blur, gaussian_blur
 from adasap.corruptions.digital import contrast
+from adasap.corruptions.glass import glass_blur
 from adasap.corruptions.motion import motion_blur
-from adasap.corruptions.noise import gaussian_noise
+from adasap.corruptions.noise import gaussian_noise, impulse_noise, shot_noise, speckle_noise
 from adasap.corruptions.protocol import NUM_SEVERITIES, Constants, Corruption, constants_for
+from adasap.corruptions.zoom import zoom_blur
 from adasap.errors import DataError, suggestion
 
 __all__ = ["BENCHMARK", "NUM_SEVERITIES", "VALIDATION", "Corruption", "constants_for", "corrupt", "corruption_names"]
@@ -39,9 +41,18 @@ BENCHMARK = (
 VALIDATION = ("speckle_noise", "gaussian_blur", "spatter", "saturate")
 """The four kept apart, on which choices may be made."""
 
+CHUNK_VALUES = 2**18
+"""So many values are corrupted at a time on the CPU, whose caches hold them through the steps of a corruption."""
+
 _REGISTRY: dict[str, Corruption] = {
     "gaussian_noise": gaussian_noise,
+    "shot_noise": shot_noise,
+    "impulse_noise": impulse_noise,
+    "speckle_noise": speckle_noise,
+    "defocus_blur": defocus_blur,
+    "glass_blur": glass_blur,
     "motion_blur": motion_blur,
+    "zoom_blur": zoom_blur,
     "gaussian_blur": gaussian_blur,
     "contrast": contrast,
 }
@@ -78,8 +89,12 @@ def corrupt(
     if not 1 <= severity <= NUM_SEVERITIES:
         raise DataError(f"severity {severity} of {name} does not exist; give a whole number from 1 to 5")
     seeds = torch.arange(len(images)) if seeds is None else seeds
-    seeds = seeds.to(images.device)
     constants = constants or constants_for(*images.shape[-2:])
-    corrupted = _REGISTRY[name](images.float() / 255, severity, seeds, constants)
-    # One part in 1e6 of slack: 128 / 255 * 255 must stay 128 when it is cut off.
-    return (corrupted * 255 + 1e-4).clamp(0, 255).to(torch.uint8)
+    seeds, corrupted = seeds.to(images.device), torch.empty_like(images, memory_format=torch.contiguous_format)
+    size = max(1, CHUNK_VALUES // max(1, images[:1].numel())) if images.device.type == "cpu" else max(1, len(images))
+    for start in range(0, len(images), size):
+        part = slice(start, start + size)
+        values = _REGISTRY[name](images[part].contiguous().float().div_(255), severity, seeds[part], constants)
+        # One part in 1e6 of slack: 128 / 255 * 255 must stay 128 when it is cut off.
+        corrupted[part] = values.mul(255).add_(1e-4).clamp_(0, 255)
+    return corrupted

@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from adasap.corruptions.draws import uniform
 from adasap.corruptions.protocol import Constants
+from adasap.corruptions.shifts import shifted_sum
 
 RADIUS_AND_SIGMA = {
     "224": ((10, 3), (15, 5), (15, 8), (15, 12), (20, 15)),
@@ -56,33 +56,18 @@ def motion_blur_by_angle(images: Tensor, radius: float, sigma: float, angles_deg
         >>> motion_blur_by_angle(point, 1, 1.0, torch.zeros(1)).flatten()
         tensor([0.0000, 0.0777, 0.3482, 0.5741, 0.0000])
     """
-    weights = motion_kernel(radius, sigma)
+    kernel = motion_kernel(radius, sigma)
     blurred = torch.empty_like(images, memory_format=torch.contiguous_format)
-    for image, out, angle in zip(images, blurred, angles_deg.tolist(), strict=True):
-        _blur_along(image, weights, line_offsets(len(weights), angle), out)
+    for image, out, angle_deg in zip(images, blurred, angles_deg.tolist(), strict=True):
+        weights: dict[tuple[int, int], float] = {}
+        for offset, weight in zip(line_offsets(len(kernel), angle_deg), kernel, strict=True):
+            weights[offset] = weights.get(offset, 0.0) + weight
+        out.copy_(shifted_sum(image, weights, border="repeated"))
     return blurred
 
 
 def motion_blur(images: Tensor, severity: int, seeds: Tensor, constants: Constants) -> Tensor:
-    """Blurs along a line of random angle, within 45 degrees of horizontal.
-
-    The sets for 32 and 64 pixels are rounded to 8 bits, since there the benchmark has ImageMagick write the image.
-    """
+    """Blurs along a line of random angle, within 45 degrees of horizontal."""
     radius, sigma = RADIUS_AND_SIGMA[constants][severity - 1]
     angles_deg = (uniform(seeds, "angle", ()) * 2 - 1) * MAX_ANGLE_DEG
-    blurred = motion_blur_by_angle(images, radius, sigma, angles_deg)
-    return blurred if constants == "224" else (blurred * 255).round_().div_(255)
-
-
-def _blur_along(image: Tensor, weights: list[float], offsets: list[tuple[int, int]], out: Tensor) -> None:
-    """Adds up shifted views of one image [C, H, W] into `out`, after summing the weights that share a pixel."""
-    merged: dict[tuple[int, int], float] = {}
-    for offset, weight in zip(offsets, weights, strict=True):
-        merged[offset] = merged.get(offset, 0.0) + weight
-    downs, rights = zip(*merged, strict=True)
-    top, left = -min(downs), -min(rights)
-    padded = F.pad(image[None], (left, max(rights), top, max(downs)), mode="replicate")[0]
-    height, width = image.shape[-2:]
-    out.zero_()
-    for (down, right), weight in merged.items():
-        out.add_(padded[:, top + down : top + down + height, left + right : left + right + width], alpha=weight)
+    return motion_blur_by_angle(images, radius, sigma, angles_deg).clamp_(0, 1)
