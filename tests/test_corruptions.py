@@ -70,11 +70,12 @@ class TestEveryCorruption:
         assert torch.equal(corrupt(strided, name, 3), wanted)
 
     def test_the_number_of_threads_does_not_matter(self, name: str) -> None:
-        images, threads, outs = photos(2, 160), torch.get_num_threads(), []
+        images, threads, outs = photos(3, 224), torch.get_num_threads(), []
         try:
             for number in (1, 2):
                 torch.set_num_threads(number)
                 outs.append(corrupt(images, name, 4))
+                assert torch.get_num_threads() == number
         finally:
             torch.set_num_threads(threads)
         assert torch.equal(*outs)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from adasap.corruptions.blur import defocus_blur, gaussian_blur
+from adasap.corruptions.chunks import for_each_chunk
 from adasap.corruptions.digital import contrast
 from adasap.corruptions.glass import glass_blur
 from adasap.corruptions.motion import motion_blur
@@ -40,9 +41,6 @@ BENCHMARK = (
 
 VALIDATION = ("speckle_noise", "gaussian_blur", "spatter", "saturate")
 """The four kept apart, on which choices may be made."""
-
-CHUNK_VALUES = 2**18
-"""So many values are corrupted at a time on the CPU, whose caches hold them through the steps of a corruption."""
 
 _REGISTRY: dict[str, Corruption] = {
     "gaussian_noise": gaussian_noise,
@@ -91,10 +89,14 @@ def corrupt(
     seeds = torch.arange(len(images)) if seeds is None else seeds
     constants = constants or constants_for(*images.shape[-2:])
     seeds, corrupted = seeds.to(images.device), torch.empty_like(images, memory_format=torch.contiguous_format)
-    size = max(1, CHUNK_VALUES // max(1, images[:1].numel())) if images.device.type == "cpu" else max(1, len(images))
-    for start in range(0, len(images), size):
-        part = slice(start, start + size)
-        values = _REGISTRY[name](images[part].contiguous().float().div_(255), severity, seeds[part], constants)
+
+    def work(chunk: slice) -> None:
+        values = _REGISTRY[name](images[chunk].contiguous().float().div_(255), severity, seeds[chunk], constants)
         # One part in 1e6 of slack: 128 / 255 * 255 must stay 128 when it is cut off.
-        corrupted[part] = values.mul(255).add_(1e-4).clamp_(0, 255)
+        corrupted[chunk] = values.mul(255).add_(1e-4).clamp_(0, 255)
+
+    if images.device.type == "cpu":
+        for_each_chunk(work, len(images), images[:1].numel())
+    else:
+        work(slice(None))
     return corrupted
