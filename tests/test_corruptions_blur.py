@@ -47,7 +47,7 @@ def test_shifted_sums_are_scipys_correlation(border: str, mode: str) -> None:
 
 
 def test_mirroring_goes_to_and_fro_where_the_image_is_small() -> None:
-    assert beyond_border(torch.tensor([[0, 1, 2]]), (0, 0), (5, 5), border="mirrored").tolist() == [
+    assert beyond_border(torch.tensor([[0.0, 1.0, 2.0]]), (0, 0), (5, 5), border="mirrored").tolist() == [
         [1, 0, 1, 2, 1, 0, 1, 2, 1, 0, 1, 2, 1]
     ]
 

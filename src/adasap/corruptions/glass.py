@@ -50,12 +50,12 @@ def scan_sources(moves: Tensor, height: int, width: int, reach: int) -> Tensor:
         int64 [N, H W], indices of pixels.
     """
     here = torch.arange(height * width, device=moves.device)
-    rows, columns = here // width, here % width
+    rows, columns = torch.arange(height, device=moves.device)[:, None], torch.arange(width, device=moves.device)
     moving = (rows > reach) & (rows <= height - reach) & (columns > reach) & (columns <= width - reach)
     near = torch.arange(-reach, reach, device=moves.device)
     shifts = (near[:, None] * width + near).flatten()
     steps = shifts.index_select(0, moves.flatten()).view_as(moves)
-    target = here + steps.masked_fill_(~moving, 0)
+    target = here + steps.masked_fill_(~moving.flatten(), 0)
     following = torch.maximum(target, here)
     while not torch.equal(further := following.gather(1, following), following):
         following = further

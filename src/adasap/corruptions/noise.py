@@ -75,14 +75,16 @@ def poisson_alias_tables(full: int) -> tuple[Tensor, Tensor]:
     shares = _capped_poisson(full, num_columns).mul_(num_columns)
     thresholds = torch.ones_like(shares)
     others = torch.arange(num_columns).repeat(256, 1)
-    unfilled, levels = torch.ones_like(shares, dtype=torch.bool), torch.arange(256)
+    poor, rich, levels = shares.clone(), shares, torch.arange(256)
     for _ in range(num_columns - 1):
-        poorest = shares.masked_fill(~unfilled, math.inf).argmin(dim=1)
-        unfilled[levels, poorest] = False
-        richest = shares.masked_fill(~unfilled, -math.inf).argmax(dim=1)
-        thresholds[levels, poorest] = shares[levels, poorest]
+        poorest = poor.argmin(dim=1)
+        rich[levels, poorest] = -math.inf
+        richest = rich.argmax(dim=1)
+        thresholds[levels, poorest] = poor[levels, poorest]
         others[levels, poorest] = richest
-        shares[levels, richest] -= 1 - shares[levels, poorest]
+        poor[levels, richest] -= 1 - poor[levels, poorest]
+        rich[levels, richest] = poor[levels, richest]
+        poor[levels, poorest] = math.inf
     return thresholds.float(), others.float()
 
 

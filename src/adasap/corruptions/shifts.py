@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 Offset = tuple[int, int]
@@ -46,14 +47,14 @@ def beyond_border(images: Tensor, rows: tuple[int, int], columns: tuple[int, int
     Args:
         border: "repeated" repeats the border pixel; "mirrored" mirrors about it, again and again if need be.
     """
+    height, width = images.shape[-2:]
+    if border == "repeated" or (max(rows) < height and max(columns) < width):
+        mode = "replicate" if border == "repeated" else "reflect"
+        padded = F.pad(images.reshape(1, -1, height, width), (*columns, *rows), mode=mode)
+        return padded.view(*images.shape[:-2], *padded.shape[-2:])
     for dim, (before, after) in ((-2, rows), (-1, columns)):
-        if before or after:
-            size = images.shape[dim]
-            places = torch.arange(-before, size + after)
-            if border == "repeated" or size == 1:
-                places = places.clamp(0, size - 1)
-            else:
-                places = places % (2 * size - 2)
-                places = torch.minimum(places, 2 * size - 2 - places)
-            images = images.index_select(dim, places.to(images.device))
+        size = images.shape[dim]
+        period = max(1, 2 * size - 2)
+        places = torch.arange(-before, size + after, device=images.device) % period
+        images = images.index_select(dim, torch.minimum(places, (period - places) % period))
     return images
