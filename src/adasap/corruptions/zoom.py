@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -48,6 +49,7 @@ def centre_zoom(images: Tensor, factor: float) -> Tensor:
 def zoom_blur(images: Tensor, severity: int, seeds: Tensor, constants: Constants) -> Tensor:
     """Mean of the image and of its enlarged middles (Hendrycks and Dietterich, 2019)."""
     factors = zoom_factors(*STOP_AND_STEP[constants][severity - 1])
+    images = images.contiguous(memory_format=torch.channels_last)  # `interpolate` is a third faster on it
     total = images.clone()
     for factor in factors:
         total += centre_zoom(images, factor)
