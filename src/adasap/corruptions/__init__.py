@@ -8,10 +8,14 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from adasap.corruptions.blur import gaussian_blur
+from adasap.corruptions.blur import defocus_blur, gaussian_blur
+from adasap.corruptions.chunks import for_each_chunk
 from adasap.corruptions.digital import contrast
-from adasap.corruptions.noise import gaussian_noise
+from adasap.corruptions.glass import glass_blur
+from adasap.corruptions.motion import motion_blur
+from adasap.corruptions.noise import gaussian_noise, impulse_noise, shot_noise, speckle_noise
 from adasap.corruptions.protocol import NUM_SEVERITIES, Constants, Corruption, constants_for
+from adasap.corruptions.zoom import zoom_blur
 from adasap.errors import DataError, suggestion
 
 __all__ = ["BENCHMARK", "NUM_SEVERITIES", "VALIDATION", "Corruption", "constants_for", "corrupt", "corruption_names"]
@@ -40,6 +44,13 @@ VALIDATION = ("speckle_noise", "gaussian_blur", "spatter", "saturate")
 
 _REGISTRY: dict[str, Corruption] = {
     "gaussian_noise": gaussian_noise,
+    "shot_noise": shot_noise,
+    "impulse_noise": impulse_noise,
+    "speckle_noise": speckle_noise,
+    "defocus_blur": defocus_blur,
+    "glass_blur": glass_blur,
+    "motion_blur": motion_blur,
+    "zoom_blur": zoom_blur,
     "gaussian_blur": gaussian_blur,
     "contrast": contrast,
 }
@@ -76,8 +87,16 @@ def corrupt(
     if not 1 <= severity <= NUM_SEVERITIES:
         raise DataError(f"severity {severity} of {name} does not exist; give a whole number from 1 to 5")
     seeds = torch.arange(len(images)) if seeds is None else seeds
-    seeds = seeds.to(images.device)
     constants = constants or constants_for(*images.shape[-2:])
-    corrupted = _REGISTRY[name](images.float() / 255, severity, seeds, constants)
-    # One part in 1e6 of slack: 128 / 255 * 255 must stay 128 when it is cut off.
-    return (corrupted * 255 + 1e-4).clamp(0, 255).to(torch.uint8)
+    seeds, corrupted = seeds.to(images.device), torch.empty_like(images, memory_format=torch.contiguous_format)
+
+    def work(chunk: slice) -> None:
+        values = _REGISTRY[name](images[chunk].contiguous().float().div_(255), severity, seeds[chunk], constants)
+        # One part in 1e6 of slack: 128 / 255 * 255 must stay 128 when it is cut off.
+        corrupted[chunk] = values.mul(255).add_(1e-4).clamp_(0, 255)
+
+    if images.device.type == "cpu":
+        for_each_chunk(work, len(images), images[:1].numel())
+    else:
+        work(slice(None))
+    return corrupted
