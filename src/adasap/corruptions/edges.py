@@ -38,9 +38,11 @@ def edges(maps: Tensor, low: int = 50, high: int = 150) -> Tensor:
         tensor([0, 0, 1, 0, 0, 0], dtype=torch.int32)
     """
     dx, dy = sobel(maps)
-    strength = dx.abs() + dy.abs()
-    ridge = _is_ridge(strength, dx.int(), dy.int()) & (strength > low)
-    return _connected(ridge & (strength > high), ridge)
+    strength = F.pad(dx.abs() + dy.abs(), (1, 1, 1, 1))  # outside the map no pixel is stronger
+    rise, run = F.pad(dy, (1, 1, 1, 1)), F.pad(dx, (1, 1, 1, 1))
+    places = (strength > low).flatten().nonzero()[:, 0]
+    places = places[_is_ridge(strength, run.flatten()[places].int(), rise.flatten()[places].int(), places)]
+    return _connected(strength > high, places)[:, 1:-1, 1:-1]
 
 
 def sobel(maps: Tensor) -> tuple[Tensor, Tensor]:
@@ -53,33 +55,40 @@ def sobel(maps: Tensor) -> tuple[Tensor, Tensor]:
     return dx, dy
 
 
-def _is_ridge(strength: Tensor, dx: Tensor, dy: Tensor) -> Tensor:
-    """Whether a pixel is larger than its two neighbours along the gradient, of four directions the nearest."""
-    around = F.pad(strength, (1, 1, 1, 1))
-    height, width = strength.shape[1:]
+def _is_ridge(strength: Tensor, run: Tensor, rise: Tensor, places: Tensor) -> Tensor:
+    """Whether pixels are stronger than their two neighbours along the gradient, of four directions the nearest.
 
-    def neighbour(down: int, right: int) -> Tensor:
-        return around[:, 1 + down : 1 + down + height, 1 + right : 1 + right + width]
+    Args:
+        strength: float [N, H, W], with a border of nothing.
+        run: Horizontal gradient at the pixels, int [P]; `rise` the vertical one.
+        places: Their indices in the flattened strength, int64 [P].
+    """
+    down, right = strength.shape[2], 1
+    steepness, width = rise.abs() << 15, run.abs()
+    flat = steepness < width * TANGENT_22_5
+    steep = steepness > width * (TANGENT_22_5 + 2**16)
+    diagonal = torch.where((run ^ rise) < 0, down - right, down + right)
+    step = torch.where(flat, right, torch.where(steep, down, diagonal))
+    values = strength.flatten()
+    here, before, after = values[places], values[places - step], values[places + step]
+    # A tie is won by the pixel further left or up on the axes, by nobody on the diagonals.
+    return (here > before) & ((here > after) | ((here == after) & (flat | steep)))
 
-    run, rise = dx.abs(), dy.abs() << 15
-    flat = rise < run * TANGENT_22_5
-    steep = rise > run * (TANGENT_22_5 + 2**16)
-    falling = (dx ^ dy) < 0
-    # A tie is won by the pixel further right or down on the axes, by nobody on the diagonals.
-    on_row = (strength > neighbour(0, -1)) & (strength >= neighbour(0, 1))
-    on_column = (strength > neighbour(-1, 0)) & (strength >= neighbour(1, 0))
-    down_right = (strength > neighbour(-1, -1)) & (strength > neighbour(1, 1))
-    down_left = (strength > neighbour(-1, 1)) & (strength > neighbour(1, -1))
-    return torch.where(flat, on_row, torch.where(steep, on_column, torch.where(falling, down_left, down_right)))
 
-
-def _connected(seeds: Tensor, allowed: Tensor) -> Tensor:
-    """The allowed pixels that eight-connected chains of allowed pixels join to a seed, bool [N, H, W]."""
-    while True:
-        grown = F.max_pool2d(seeds.float(), 3, stride=1, padding=1).bool() & allowed
-        if torch.equal(grown, seeds):
-            return seeds
-        seeds = grown
+def _connected(strong: Tensor, places: Tensor) -> Tensor:
+    """The places that are strong, or joined to such by an eight-connected chain of places: bool [N, H, W]."""
+    is_edge = torch.zeros_like(strong).flatten()
+    certain = strong.flatten()[places]
+    is_edge[places[certain]] = True
+    waiting, width = places[~certain], strong.shape[2]
+    around = torch.tensor([-width - 1, -width, -width + 1, -1, 1, width - 1, width, width + 1], device=places.device)
+    while len(waiting):
+        joins = is_edge[waiting[:, None] + around].any(dim=1)
+        if not joins.any():
+            break
+        is_edge[waiting[joins]] = True
+        waiting = waiting[~joins]
+    return is_edge.view_as(strong)
 
 
 def distance(targets: Tensor, limit: int = 20) -> Tensor:
@@ -96,7 +105,7 @@ def distance(targets: Tensor, limit: int = 20) -> Tensor:
 
     Example:
         >>> distance(torch.eye(4, dtype=torch.bool)[None])[0, 0].tolist()
-        [0.0, 10000.0, 14000.0, 24000.0]
+        [0.0, 10000.0, 14000.0, 21969.0]
     """
     lengths = torch.where(targets, 0.0, float(limit * UNIT))
     for (down, right), unit in STEPS.items():
@@ -123,11 +132,11 @@ def equalize(maps: Tensor, levels: int) -> Tensor:
         maps: Whole numbers from 0 to levels - 1, float [N, H, W]; a map of one value stays as it is.
     """
     values = maps.flatten(1).to(torch.int64)
-    counts = torch.zeros(len(maps), levels, device=maps.device)
-    counts.scatter_add_(1, values, torch.ones_like(values, dtype=counts.dtype))
+    places = values + levels * torch.arange(len(maps), device=maps.device)[:, None]
+    counts = places.flatten().bincount(minlength=levels * len(maps)).view(-1, levels).float()
     upto = counts.cumsum(dim=1)
     lowest = counts.gather(1, (counts > 0).int().argmax(dim=1, keepdim=True))
     others = upto[:, -1:] - lowest
     table = ((upto - lowest) * (255 / others)).round_().clamp_(0, 255)
     constant = torch.arange(levels, device=maps.device, dtype=table.dtype)
-    return table.where(others > 0, constant).gather(1, values).view_as(maps)
+    return table.where(others > 0, constant).flatten()[places].view_as(maps)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from adasap.corruptions.blur import blur_axes
 from adasap.corruptions.draws import normal
 from adasap.corruptions.edges import UNIT, distance, edges, equalize
 from adasap.corruptions.protocol import Constants
+from adasap.corruptions.shifts import shifted_sum
 
 SPATTER = {  # mean, deviation and blur of the liquid, threshold, strength (of mud: blur of the blots), whether it is mud
     "224": (
@@ -38,7 +38,7 @@ SPATTER = {  # mean, deviation and blur of the liquid, threshold, strength (of m
 PALE_TURQUOISE = (175 / 255, 238 / 255, 238 / 255)
 MUD_BROWN = (63 / 255, 42 / 255, 20 / 255)
 
-EMBOSS = ((-2.0, -1.0, 0.0), (-1.0, 1.0, 1.0), (0.0, 1.0, 2.0))
+EMBOSS = {(-1, -1): -2.0, (-1, 0): -1.0, (0, -1): -1.0, (0, 0): 1.0, (0, 1): 1.0, (1, 0): 1.0, (1, 1): 2.0}
 """Lights the drops from one corner."""
 
 
@@ -67,22 +67,14 @@ def water_light(liquid: Tensor) -> Tensor:
     """
     depth = (_sum_3x3(distance(edges(liquid), limit=20)) / (9 * UNIT)).floor_()
     depth = equalize(depth, levels=21)
-    kernel = depth.new_tensor(EMBOSS)[None, None]
-    lit = F.conv2d(_mirrored(depth), kernel)[:, 0].clamp_(0, 255)
-    light = (_sum_3x3(lit) / 9).round_() * liquid
+    light = (_sum_3x3(shifted_sum(depth, EMBOSS, border="mirrored").clamp_(0, 255)) / 9).round_() * liquid
     return light / light.amax(dim=(1, 2), keepdim=True).clamp_min(1)
 
 
 def _sum_3x3(maps: Tensor) -> Tensor:
-    return F.avg_pool2d(_mirrored(maps), 3, stride=1, divisor_override=1)[:, 0]
-
-
-def _mirrored(maps: Tensor) -> Tensor:
-    """[N, H, W] to [N, 1, H + 2, W + 2], mirrored about the border pixels; a side of one pixel is repeated."""
-    padded = maps[:, None]
-    for side, pad in ((maps.shape[1], (0, 0, 1, 1)), (maps.shape[2], (1, 1, 0, 0))):
-        padded = F.pad(padded, pad, mode="reflect" if side > 1 else "replicate")
-    return padded
+    """Sum over 3 x 3 pixels, the map mirrored about its border pixels: float [N, H, W]."""
+    rows = shifted_sum(maps, {(0, right): 1.0 for right in (-1, 0, 1)}, border="mirrored")
+    return shifted_sum(rows, {(down, 0): 1.0 for down in (-1, 0, 1)}, border="mirrored")
 
 
 def _colour(colour: tuple[float, float, float], images: Tensor) -> Tensor:

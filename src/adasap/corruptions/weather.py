@@ -1,4 +1,4 @@
-"""Corruptions by weather: snow and fog (frost, with its texture, is in `frost.py`)."""
+"""Corruptions by weather: fog, snow and frost."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from adasap.corruptions.draws import normal, uniform
+from adasap.corruptions.ice import crops
 from adasap.corruptions.motion import motion_blur_by_angle
 from adasap.corruptions.protocol import Constants
 
@@ -40,6 +41,12 @@ SNOW = {  # mean and deviation of the flakes, zoom, threshold, radius and sigma 
         (0.25, 0.3, 2.25, 0.6, 12, 6.0, 0.85),
         (0.3, 0.3, 1.25, 0.65, 14, 12.0, 0.8),
     ),
+}
+
+FROST_WEIGHTS = {  # of the image and of the ice
+    "224": ((1.0, 0.4), (0.8, 0.6), (0.7, 0.7), (0.65, 0.7), (0.6, 0.75)),
+    "64": ((1.0, 0.3), (0.9, 0.4), (0.8, 0.45), (0.75, 0.5), (0.7, 0.55)),
+    "32": ((1.0, 0.2), (1.0, 0.3), (0.9, 0.4), (0.85, 0.4), (0.75, 0.45)),
 }
 
 GREY = (0.299, 0.587, 0.114)
@@ -75,37 +82,33 @@ def plasma(seeds: Tensor, side: int, decay: float) -> Tensor:
         (0.0, 1.0)
     """
     numbers = uniform(seeds, "fog", (side * side,)).mul_(2).sub_(1)
-    field, used, height = numbers.new_zeros(len(seeds), 1, 1), 0, 1.0
-    while field.shape[-1] < side:
-        count = field.shape[-1] ** 2
-        shifts = numbers[:, used : used + 3 * count].view(-1, 3, *field.shape[1:])
-        field, used, height = _refine(field, shifts * height), used + 3 * count, height / decay**2
+    field = numbers.new_zeros(len(seeds), 1, 1)
+    while (size := field.shape[-1]) < side:
+        shifts = numbers[:, size**2 - 1 : 4 * size**2 - 1].view(-1, 3, size, size)
+        field = _refine(field, shifts, decay ** (-2 * math.log2(size)))
     field -= field.amin(dim=(1, 2), keepdim=True)
-    return field / field.amax(dim=(1, 2), keepdim=True)
+    return field.div_(field.amax(dim=(1, 2), keepdim=True))
 
 
-def _refine(corners: Tensor, shifts: Tensor) -> Tensor:
+def _refine(corners: Tensor, shifts: Tensor, height: float) -> Tensor:
     """One level: [N, S, S] and shifts [N, 3, S, S] to [N, 2S, 2S]. The diamond step first, then the square step."""
-    pairs = corners + corners.roll(-1, dims=2)
-    centres = (pairs + pairs.roll(-1, dims=1)).mul_(0.25).add_(shifts[:, 0])
-    above = centres + centres.roll(1, dims=1)
-    beside = centres + centres.roll(1, dims=2)
+    across = corners + corners.roll(-1, dims=2)
     down = corners + corners.roll(-1, dims=1)
-    fine = corners.new_empty(len(corners), 2 * corners.shape[1], 2 * corners.shape[2])
-    fine[:, 0::2, 0::2] = corners
-    fine[:, 1::2, 1::2] = centres
-    fine[:, 0::2, 1::2] = pairs.add_(above).mul_(0.25).add_(shifts[:, 1])
-    fine[:, 1::2, 0::2] = down.add_(beside).mul_(0.25).add_(shifts[:, 2])
-    return fine
+    centres = (across + across.roll(-1, dims=1)).mul_(0.25).add_(shifts[:, 0], alpha=height)
+    above = across.add_(centres).add_(centres.roll(1, dims=1)).mul_(0.25).add_(shifts[:, 1], alpha=height)
+    beside = down.add_(centres).add_(centres.roll(1, dims=2)).mul_(0.25).add_(shifts[:, 2], alpha=height)
+    rows = torch.stack([torch.stack([corners, above], dim=-1), torch.stack([beside, centres], dim=-1)], dim=2)
+    return rows.view(len(corners), 2 * corners.shape[1], 2 * corners.shape[2])
 
 
 def snow(images: Tensor, severity: int, seeds: Tensor, constants: Constants) -> Tensor:
     """Whitens the image, then adds streaks of flakes and, as more flakes, the same streaks turned by half a circle."""
     *_, kept = SNOW[constants][severity - 1]
     layer = snow_layer(images.shape[-2:], severity, seeds, constants)
-    grey = torch.tensordot(images.new_tensor(GREY), images, dims=([0], [1]))[:, None]
-    white = torch.maximum(images, grey.mul_(1.5).add_(0.5))
-    return torch.lerp(white, images, kept).add_(layer + layer.flip(2, 3)).clamp_(0, 1)
+    red, green, blue = (images[:, channel, None] for channel in range(3))
+    brighter = (red * GREY[0]).add_(green, alpha=GREY[1]).add_(blue, alpha=GREY[2]).mul_(1.5).add_(0.5)
+    white = torch.maximum(images, brighter)
+    return white.lerp_(images, kept).add_(layer + layer.flip(2, 3)).clamp_(0, 1)
 
 
 def snow_layer(size: tuple[int, int] | torch.Size, severity: int, seeds: Tensor, constants: Constants) -> Tensor:
@@ -133,3 +136,12 @@ def enlarge(field: Tensor, size: tuple[int, int] | torch.Size, zoom: float, *, c
         field = F.interpolate(field, size=(height, width), mode="bilinear", align_corners=True)
     top, left = ((height - size[0]) // 2, (width - size[1]) // 2) if centred else (0, 0)
     return field[..., top : top + size[0], left : left + size[1]]
+
+
+def frost(images: Tensor, severity: int, seeds: Tensor, constants: Constants) -> Tensor:
+    """Adds a random crop of a generated picture of ice; the two weights exceed one together, so ice brightens.
+
+    The benchmark crops photographs instead: see `adasap.corruptions.ice` for what ours have in common with them.
+    """
+    image_weight, ice_weight = FROST_WEIGHTS[constants][severity - 1]
+    return images.mul(image_weight).add_(crops(images.shape[-2:], seeds, constants), alpha=ice_weight).clamp_(0, 1)
