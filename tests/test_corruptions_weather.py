@@ -56,13 +56,13 @@ class TestFog:
             four = sum(corners.roll((-down, -right), dims=(1, 2)) for down in (0, 1) for right in (0, 1))
             return field[:, 1::2, 1::2] - four / 4
 
-        field = plasma(torch.arange(16), 32, decay).double()
+        field = plasma(torch.arange(8), 64, decay).double()
         fine, coarse = moved(field), moved(field[:, ::2, ::2])
         for level in (fine, coarse):
-            bound = level.abs().amax(dim=(1, 2))
-            torch.testing.assert_close(level.std(dim=(1, 2)) / bound, torch.full_like(bound, 3**-0.5), rtol=0.05, atol=0)
+            share = level.std(dim=(1, 2)) / level.abs().amax(dim=(1, 2))
+            torch.testing.assert_close(share, torch.full_like(share, 3**-0.5), rtol=0.12, atol=0)
         ratio = coarse.abs().amax(dim=(1, 2)) / fine.abs().amax(dim=(1, 2))
-        torch.testing.assert_close(ratio, torch.full_like(ratio, decay**2), rtol=0.02, atol=0)
+        torch.testing.assert_close(ratio, torch.full_like(ratio, decay**2), rtol=0.05, atol=0)
 
     def test_a_flat_image_lies_between_its_own_value_and_that_dimmed(self) -> None:
         grey = torch.full((3, 3, 64, 64), 200, dtype=torch.uint8)

@@ -120,7 +120,7 @@ def _full_size() -> Tensor:
 
 def paint(ice: Ice, seed: int) -> Tensor:
     """A picture of ice, float [3, 480, 640], 0 to 255: crystals, then the photograph's spectrum, histogram, colours."""
-    main = crystals(torch.tensor([seed]))[0]
+    main = crystals(seed)
     for _ in range(2):  # each of the two steps moves what the other has set, less every time
         main = with_quantiles(with_spectrum(main, ice.log_power), ice.quantiles)
     # The same turned by half a circle is as good as another one for the faint second direction of colour.
@@ -128,32 +128,30 @@ def paint(ice: Ice, seed: int) -> Tensor:
     second = second - (second * main).mean() * main
     second /= second.std()
     colours = torch.tensor([ice.main, ice.second])
-    picture = torch.tensordot(colours, torch.stack([main, second]), dims=([0], [0]))
-    return (picture + torch.tensor(ice.mean)[:, None, None]).round().clamp(0, 255)
+    picture: Tensor = torch.tensordot(colours, torch.stack([main, second]), dims=([0], [0]))
+    return picture.add_(torch.tensor(ice.mean)[:, None, None]).round_().clamp_(0, 255)
 
 
-def crystals(seeds: Tensor, *, count: int = 1600) -> Tensor:
-    """Fern-like crystals, each laid over those before, on a rough ground: float [N, 480, 640], on a torus."""
-    place, turn, size, strength = uniform(seeds, "ferns", (4, count)).unbind(dim=1)
-    stamps = ferns(2 * math.pi * turn, 8 + 54 * size**3) * (0.1 + 0.9 * strength)[:, :, None, None]
-    offsets = torch.arange(stamps.shape[-1])
-    at = (place * HEIGHT * WIDTH).long()
-    rows = ((at // WIDTH)[:, :, None] + offsets) % HEIGHT
-    columns = ((at % WIDTH)[:, :, None] + offsets) % WIDTH
-    fields = 0.1 * normal(seeds, "ground", (HEIGHT, WIDTH))
-    for field, *those in zip(fields, stamps, rows, columns, strict=True):
-        for stamp, row, column in zip(*those, strict=True):
-            field[row[:, None], column] = torch.maximum(field[row[:, None], column], stamp)
-    return fields
+def crystals(seed: int, *, count: int = 1600) -> Tensor:
+    """Ferns of ice, the brighter over the darker, on a rough ground: float [480, 640], on a torus."""
+    seeds = torch.tensor([seed])
+    place, turn, size, strength = uniform(seeds, "ferns", (4, count))[0]
+    corners = (place * HEIGHT * WIDTH).long().tolist()
+    field = 0.1 * normal(seeds, "ground", (HEIGHT, WIDTH))[0]
+    offsets = torch.arange(64)
+    for corner, angle, length, force in zip(corners, 2 * math.pi * turn, 8 + 54 * size**3, strength, strict=True):
+        rows = (corner // WIDTH + offsets) % HEIGHT
+        columns = (corner % WIDTH + offsets) % WIDTH
+        stamp = fern(angle, length) * (0.1 + 0.9 * force)
+        field[rows[:, None], columns] = torch.maximum(field[rows[:, None], columns], stamp)
+    return field
 
 
-def ferns(angles: Tensor, lengths: Tensor) -> Tensor:
-    """Stems with barbs at 60 degrees, as ice grows, float [..., 64, 64] in [0, 1]: one per angle and length."""
+def fern(angle: Tensor, length: Tensor) -> Tensor:
+    """A stem with barbs at 60 degrees, as ice grows: float [64, 64] in [0, 1]; the angle in radians, both float []."""
     side = torch.arange(64.0) - 32
-    cosine, sine = angles.cos()[..., None, None], angles.sin()[..., None, None]
-    length = lengths[..., None, None]
-    along = side[:, None] * sine + side * cosine + length / 2
-    off = (side * sine - side[:, None] * cosine).abs()
+    along = side[:, None] * angle.sin() + side * angle.cos() + length / 2
+    off = (side * angle.sin() - side[:, None] * angle.cos()).abs()
     reach = 0.22 * (length - along)
     blade = (1 - off / reach.clamp_min(1)).clamp_min(0) * (along > 0) * (reach > 0)
     barbs = torch.cos(2 * math.pi / (2.5 + length / 20) * (along - off / math.sqrt(3)))
@@ -171,7 +169,8 @@ def with_spectrum(field: Tensor, log_power: Sequence[float]) -> Tensor:
     frequency = torch.hypot(torch.fft.fftfreq(height)[:, None], torch.fft.rfftfreq(width)[None])
     octave = frequency.clamp_min(2.0**-9).log2() + 8
     ring = (8 * (octave + 1)).long()
-    own = torch.zeros(80).scatter_reduce_(0, ring.flatten(), spectrum.abs().square().flatten(), "mean", include_self=False)
+    power = spectrum.abs().square().flatten()
+    own = torch.zeros(80).scatter_reduce_(0, ring.flatten(), power, "mean", include_self=False)
     values = torch.tensor([*log_power, log_power[-1]])
     below = octave.clamp(0, 7).long()
     wanted = 10 ** values[below].lerp(values[below + 1], (octave - below).clamp(0, 1))
@@ -181,7 +180,8 @@ def with_spectrum(field: Tensor, log_power: Sequence[float]) -> Tensor:
     left = height * width - (both * wanted)[~slow].sum()
     wanted[slow] *= left.clamp_min(0.12 * height * width) / (both * wanted)[slow].sum()
     shaped = spectrum * torch.sqrt(wanted * height * width / own[ring].clamp_min(1e-12))
-    return torch.fft.irfft2(shaped, s=(height, width))
+    result: Tensor = torch.fft.irfft2(shaped, s=(height, width))
+    return result
 
 
 def with_quantiles(field: Tensor, quantiles: Sequence[float]) -> Tensor:

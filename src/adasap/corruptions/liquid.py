@@ -11,7 +11,7 @@ from adasap.corruptions.edges import UNIT, distance, edges, equalize
 from adasap.corruptions.protocol import Constants
 from adasap.corruptions.shifts import shifted_sum
 
-SPATTER = {  # mean, deviation and blur of the liquid, threshold, strength (of mud: blur of the blots), whether it is mud
+SPATTER = {  # mean, deviation and blur of the liquid, threshold, strength (mud: blur of the blots), whether it is mud
     "224": (
         (0.65, 0.3, 4.0, 0.69, 0.6, False),
         (0.65, 0.3, 3.0, 0.68, 0.6, False),
