@@ -138,18 +138,19 @@ def crystals(seed: int, *, count: int = 1600) -> Tensor:
     place, turn, size, strength = uniform(seeds, "ferns", (4, count))[0]
     corners = (place * HEIGHT * WIDTH).long().tolist()
     field = 0.1 * normal(seeds, "ground", (HEIGHT, WIDTH))[0]
-    offsets = torch.arange(64)
     for corner, angle, length, force in zip(corners, 2 * math.pi * turn, 8 + 54 * size**3, strength, strict=True):
+        stamp = fern(angle, length) * (0.1 + 0.9 * force)
+        offsets = torch.arange(len(stamp))
         rows = (corner // WIDTH + offsets) % HEIGHT
         columns = (corner % WIDTH + offsets) % WIDTH
-        stamp = fern(angle, length) * (0.1 + 0.9 * force)
         field[rows[:, None], columns] = torch.maximum(field[rows[:, None], columns], stamp)
     return field
 
 
 def fern(angle: Tensor, length: Tensor) -> Tensor:
-    """A stem with barbs at 60 degrees, as ice grows: float [64, 64] in [0, 1]; the angle in radians, both float []."""
-    side = torch.arange(64.0) - 32
+    """A stem with barbs at 60 degrees, as ice grows: float [S, S] in [0, 1], S the length and a rim; angle (radians) and length float []."""
+    half = math.ceil(length.item() / 2) + 1
+    side = torch.arange(-half, half + 1.0)
     along = side[:, None] * angle.sin() + side * angle.cos() + length / 2
     off = (side * angle.sin() - side[:, None] * angle.cos()).abs()
     reach = 0.22 * (length - along)
