@@ -147,12 +147,12 @@ def crystals(seed: int, *, count: int = 1600) -> Tensor:
     return field
 
 
-def fern(angle: Tensor, length: Tensor) -> Tensor:
-    """A stem with barbs at 60 degrees, as ice grows: float [S, S] in [0, 1], S the length and a rim; angle (radians) and length float []."""
+def fern(angle_rad: Tensor, length: Tensor) -> Tensor:
+    """A stem with barbs at 60 degrees, as ice grows: float [S, S] in [0, 1], S the length (float []) and a rim."""
     half = math.ceil(length.item() / 2) + 1
     side = torch.arange(-half, half + 1.0)
-    along = side[:, None] * angle.sin() + side * angle.cos() + length / 2
-    off = (side * angle.sin() - side[:, None] * angle.cos()).abs()
+    along = side[:, None] * angle_rad.sin() + side * angle_rad.cos() + length / 2
+    off = (side * angle_rad.sin() - side[:, None] * angle_rad.cos()).abs()
     reach = 0.22 * (length - along)
     blade = (1 - off / reach.clamp_min(1)).clamp_min(0) * (along > 0) * (reach > 0)
     barbs = torch.cos(2 * math.pi / (2.5 + length / 20) * (along - off / math.sqrt(3)))
