@@ -48,8 +48,9 @@ class TestEveryCorruption:
     def test_does_more_at_a_higher_severity(self, name: str) -> None:
         images = photos(side=64)
         # Glass: blurring takes back part of what copied pixels change; only severity 3 of 224 surely beats severity 1.
+        # Frost and spatter: from 3 to 5 the benchmark's own change falls (more ice on less image; mud for water).
         constants: Constants = "224" if name == "glass_blur" else "32"
-        severities = (1, 3) if name == "glass_blur" else (1, 3, 5)
+        severities = (1, 3) if name in ("glass_blur", "frost", "spatter") else (1, 3, 5)
         outs = [corrupt(images, name, severity, constants=constants) for severity in severities]
         change = [(out.float() - images.float()).abs().mean().item() for out in outs]
         assert [0, *change] == sorted({0, *change})

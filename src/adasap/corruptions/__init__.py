@@ -12,9 +12,11 @@ from adasap.corruptions.blur import defocus_blur, gaussian_blur
 from adasap.corruptions.chunks import for_each_chunk
 from adasap.corruptions.digital import contrast
 from adasap.corruptions.glass import glass_blur
+from adasap.corruptions.liquid import spatter
 from adasap.corruptions.motion import motion_blur
 from adasap.corruptions.noise import gaussian_noise, impulse_noise, shot_noise, speckle_noise
 from adasap.corruptions.protocol import NUM_SEVERITIES, Constants, Corruption, constants_for
+from adasap.corruptions.weather import fog, frost, snow
 from adasap.corruptions.zoom import zoom_blur
 from adasap.errors import DataError, suggestion
 
@@ -53,6 +55,10 @@ _REGISTRY: dict[str, Corruption] = {
     "zoom_blur": zoom_blur,
     "gaussian_blur": gaussian_blur,
     "contrast": contrast,
+    "snow": snow,
+    "frost": frost,
+    "fog": fog,
+    "spatter": spatter,
 }
 
 
