@@ -10,13 +10,12 @@ from torch import Tensor
 
 from adasap.corruptions.blur import defocus_blur, gaussian_blur
 from adasap.corruptions.digital import contrast
-from adasap.corruptions.frost import frost
 from adasap.corruptions.glass import glass_blur
+from adasap.corruptions.liquid import spatter
 from adasap.corruptions.motion import motion_blur
 from adasap.corruptions.noise import gaussian_noise, impulse_noise, shot_noise, speckle_noise
 from adasap.corruptions.protocol import NUM_SEVERITIES, Constants, Corruption, constants_for
-from adasap.corruptions.spatter import spatter
-from adasap.corruptions.weather import fog, snow
+from adasap.corruptions.weather import fog, frost, snow
 from adasap.corruptions.zoom import zoom_blur
 from adasap.errors import DataError, suggestion
 
