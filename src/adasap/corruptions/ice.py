@@ -181,7 +181,9 @@ def with_spectrum(field: Tensor, log_power: Sequence[float]) -> Tensor:
     frequency = torch.hypot(torch.fft.fftfreq(height)[:, None], torch.fft.rfftfreq(width)[None])
     octave = frequency.clamp_min(2.0**-9).log2() + 8
     ring = (8 * (octave + 1)).long()
-    own = torch.zeros(80).scatter_reduce_(0, ring.flatten(), spectrum.abs().square().flatten(), "mean", include_self=False)
+    own = torch.zeros(80).scatter_reduce_(
+        0, ring.flatten(), spectrum.abs().square().flatten(), "mean", include_self=False
+    )
     values = torch.tensor([*log_power, log_power[-1]])
     below = octave.clamp(0, 7).long()
     wanted = 10 ** values[below].lerp(values[below + 1], (octave - below).clamp(0, 1))

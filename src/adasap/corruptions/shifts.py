@@ -44,7 +44,8 @@ def beyond_border(images: Tensor, rows: tuple[int, int], columns: tuple[int, int
     """Pads [..., H, W] by so many rows before and after, and columns: any number, for any size from one pixel on.
 
     Args:
-        border: "repeated" repeats the border pixel; "mirrored" mirrors about it, again and again if need be.
+        border: "repeated" repeats the border pixel; "mirrored" mirrors about it, again and again if need be, and
+            "reflected" about its outer edge, so that it comes twice.
     """
     for dim, (before, after) in ((-2, rows), (-1, columns)):
         if before or after:
@@ -52,6 +53,9 @@ def beyond_border(images: Tensor, rows: tuple[int, int], columns: tuple[int, int
             places = torch.arange(-before, size + after)
             if border == "repeated" or size == 1:
                 places = places.clamp(0, size - 1)
+            elif border == "reflected":
+                places = places % (2 * size)
+                places = torch.minimum(places, 2 * size - 1 - places)
             else:
                 places = places % (2 * size - 2)
                 places = torch.minimum(places, 2 * size - 2 - places)
