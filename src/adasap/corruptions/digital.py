@@ -120,7 +120,7 @@ def boxes(size: int, new: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
 
 @lru_cache(maxsize=64)
 def enlarging_places(size: int, new: int) -> Tensor:
-    """The pixel that each new one's centre falls in: Pillow's `NEAREST`, and its `BOX` when it enlarges; int64 [new]."""
+    """The pixel that each new one's centre falls in: Pillow's `NEAREST`, and its `BOX` when it enlarges."""
     return torch.tensor([int((place + 0.5) * (size / new)) for place in range(new)])
 
 
