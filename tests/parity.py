@@ -1,4 +1,4 @@
-"""What parity with another implementation of the corruptions means, for the tests and `benchmarks/corruptions_parity.py`."""
+"""What parity of the corruptions with other code means, for the tests and `benchmarks/corruptions_parity.py`."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def spectrum(change: Tensor, num_rings: int = 8) -> Tensor:
 
 
 def compared(clean: Tensor, ours: Tensor, theirs: Tensor) -> dict[str, float]:
-    """Differences of two corruptions of the same images, uint8 [N, 3, H, W], in levels of 255 and in decades of power."""
+    """Two corruptions of the same images, uint8 [N, 3, H, W], compared in levels of 255 and in decades of power."""
     mine, other = (ours.float() - clean.float()), (theirs.float() - clean.float())
     decades = (spectrum(mine) + 1).log10() - (spectrum(other) + 1).log10()
     return {
@@ -64,7 +64,7 @@ def correct(model: torch.nn.Module, shared_data: Path, images: Tensor, labels: T
 
 
 def accuracy_gap(model: torch.nn.Module, shared_data: Path, name: str, *, num_seeds: int) -> dict[str, float]:
-    """Accuracy over the five severities, ours (mean over seeds) and theirs, in percent, and the gap's bootstrap error."""
+    """Accuracy over the severities in percent, ours (mean over seeds) and theirs, and the gap's bootstrap error."""
     clean, theirs, labels = reference(shared_data, name)
     wanted = torch.stack([correct(model, shared_data, images, labels) for images in theirs]).mean(dim=0)
     runs = [

@@ -31,6 +31,17 @@ def test_deterministic_corruptions_equal_the_peers_at_224(name: str) -> None:
         assert difference <= parity.MAX_DIFFERENCE_LEVELS
 
 
+@pytest.mark.shared_data
+@pytest.mark.parametrize("name", RANDOM)
+def test_random_corruptions_have_the_distribution_of_the_benchmarks_own(name: str, shared_data: Path) -> None:
+    clean, theirs, _ = parity.reference(shared_data, name)
+    for severity in (1, 3, 5):
+        row = parity.compared(clean, corrupt(clean, name, severity), theirs[severity - 1])
+        assert row["std_of_change"] == pytest.approx(row["std_of_change_theirs"], rel=0.15)
+        assert row["mean_of_change"] == pytest.approx(row["mean_of_change_theirs"], abs=3)
+        assert row["spectrum_decades_apart"] <= 0.3
+
+
 @pytest.mark.slow
 @pytest.mark.shared_data
 @pytest.mark.parametrize("name", RANDOM)
