@@ -36,9 +36,13 @@ def test_deterministic_corruptions_equal_the_peers_at_224(name: str) -> None:
 def test_random_corruptions_have_the_distribution_of_the_benchmarks_own(name: str, shared_data: Path) -> None:
     clean, theirs, _ = parity.reference(shared_data, name)
     for severity in (1, 3, 5):
-        row = parity.compared(clean, corrupt(clean, name, severity), theirs[severity - 1])
+        ours = corrupt(clean, name, severity)
+        row = parity.compared(clean, ours, theirs[severity - 1])
+        # Whole images are drawn lighter or darker (fog), so the means of 64 have a standard error of their own.
+        image_means = (ours.float() - clean.float()).mean(dim=(1, 2, 3))
+        error = image_means.std().item() * (2 / len(clean)) ** 0.5
         assert row["std_of_change"] == pytest.approx(row["std_of_change_theirs"], rel=0.15)
-        assert row["mean_of_change"] == pytest.approx(row["mean_of_change_theirs"], abs=3)
+        assert row["mean_of_change"] == pytest.approx(row["mean_of_change_theirs"], abs=0.5 + 3 * error)
         assert row["spectrum_decades_apart"] <= 0.3
 
 
