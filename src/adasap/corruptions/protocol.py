@@ -16,7 +16,7 @@ class Corruption(Protocol):
     """A corruption with five severities.
 
     Args:
-        images: float [N, 3, H, W], 8-bit values divided by 255.
+        images: float [N, 3, H, W], 8-bit values divided by 255; those that deal in whole levels get and give uint8.
         severity: 1 to 5.
         seeds: int64 [N] on the images' device, one per image: the same image and seed get the same draws in any batch,
             order, and on any device.

@@ -45,16 +45,18 @@ def beyond_border(images: Tensor, rows: tuple[int, int], columns: tuple[int, int
     """Pads [..., H, W] by so many rows before and after, and columns: any number, for any size from one pixel on.
 
     Args:
-        border: "repeated" repeats the border pixel; "mirrored" mirrors about it, again and again if need be.
+        border: "repeated" repeats the border pixel; "mirrored" mirrors about it, again and again if need be, and
+            "reflected" about its outer edge, so that it comes twice.
     """
     height, width = images.shape[-2:]
-    if border == "repeated" or (max(rows) < height and max(columns) < width):
+    if border == "repeated" or (border == "mirrored" and max(rows) < height and max(columns) < width):
         mode = "replicate" if border == "repeated" else "reflect"
         padded = F.pad(images.reshape(1, -1, height, width), (*columns, *rows), mode=mode)
         return padded.view(*images.shape[:-2], *padded.shape[-2:])
     for dim, (before, after) in ((-2, rows), (-1, columns)):
         size = images.shape[dim]
-        period = max(1, 2 * size - 2)
+        period = 2 * size if border == "reflected" else max(1, 2 * size - 2)
+        last = 1 if border == "reflected" else 0  # the edge comes twice, or once
         places = torch.arange(-before, size + after, device=images.device) % period
-        images = images.index_select(dim, torch.minimum(places, (period - places) % period))
+        images = images.index_select(dim, torch.minimum(places, (period - last - places) % period))
     return images

@@ -1,0 +1,64 @@
+"""The corruptions beside the benchmark authors' own arrays (32 pixels) and imagecorruptions-imaug (224 pixels)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+import parity
+from adasap.corruptions import BENCHMARK, VALIDATION, corrupt, corruption_names
+from test_corruptions import photos
+
+RANDOM = sorted({*BENCHMARK, *VALIDATION} - parity.DETERMINISTIC)
+
+
+@pytest.mark.shared_data
+@pytest.mark.parametrize("name", sorted(parity.DETERMINISTIC))
+def test_deterministic_corruptions_equal_the_benchmarks_own(name: str, shared_data: Path) -> None:
+    clean, theirs, _ = parity.reference(shared_data, name)
+    for severity in range(1, 6):
+        difference = (corrupt(clean, name, severity).float() - theirs[severity - 1].float()).abs().mean().item()
+        assert difference <= parity.MAX_DIFFERENCE_LEVELS
+
+
+@pytest.mark.parametrize("name", sorted(parity.DETERMINISTIC))
+def test_deterministic_corruptions_equal_the_peers_at_224(name: str) -> None:
+    clean = photos(1, 224)
+    for severity in (1, 3, 5):
+        difference = (corrupt(clean, name, severity).float() - parity.peer(clean, name, severity).float()).abs().mean()
+        assert difference <= parity.MAX_DIFFERENCE_LEVELS
+
+
+@pytest.mark.shared_data
+@pytest.mark.parametrize("name", RANDOM)
+def test_random_corruptions_have_the_distribution_of_the_benchmarks_own(name: str, shared_data: Path) -> None:
+    clean, theirs, _ = parity.reference(shared_data, name)
+    for severity in (1, 3, 5):
+        ours = corrupt(clean, name, severity)
+        row = parity.compared(clean, ours, theirs[severity - 1])
+        # Whole images are drawn lighter or darker (fog), so the means of 64 have a standard error of their own.
+        image_means = (ours.float() - clean.float()).mean(dim=(1, 2, 3))
+        error = image_means.std().item() * (2 / len(clean)) ** 0.5
+        assert row["std_of_change"] == pytest.approx(row["std_of_change_theirs"], rel=0.15)
+        assert row["mean_of_change"] == pytest.approx(row["mean_of_change_theirs"], abs=0.5 + 3 * error)
+        assert row["spectrum_decades_apart"] <= 0.3
+
+
+@pytest.mark.slow
+@pytest.mark.shared_data
+@pytest.mark.parametrize("name", RANDOM)
+def test_random_corruptions_cost_the_accuracy_the_benchmarks_own_do(name: str, shared_data: Path) -> None:
+    result = parity.accuracy_gap(parity.resnet20(shared_data), shared_data, name, num_seeds=10)
+    bound = max(parity.MAX_RANDOM_POINTS, parity.MAX_BOOTSTRAP_ERRORS * result["error"])
+    assert abs(result["ours"] - result["theirs"]) <= bound
+
+
+def test_spectrum_of_white_noise_is_flat() -> None:
+    noise = torch.randn(8, 3, 64, 64, generator=torch.Generator().manual_seed(0)) * 10
+    assert parity.spectrum(noise).tolist() == pytest.approx([100] * 8, rel=0.1)
+
+
+def test_all_19_are_registered() -> None:
+    assert sorted(corruption_names()) == sorted((*BENCHMARK, *VALIDATION))
