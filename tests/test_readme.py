@@ -13,6 +13,7 @@ import yaml
 from torch import Tensor, nn
 
 import adasap
+from adasap import robustness
 from adasap.pruning import BudgetOptions, PruningOptions
 
 ROOT = Path(__file__).parents[1]
@@ -102,3 +103,22 @@ def test_the_recipe_of_the_migration_page_is_one() -> None:
     options = PruningOptions(**section | {"budget": BudgetOptions(**section["budget"])})
     assert len(options.event_steps(0, 1000)) == 10
     assert adasap.build_criterion(options.criterion)
+
+
+ROBUSTNESS = ROOT / "docs" / "robustness.md"
+
+
+def test_the_code_of_the_robustness_page_runs_and_its_tables_are_what_it_prints(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(ROOT)
+    names: dict[str, Any] = {}
+    for block in blocks(ROBUSTNESS):
+        exec(block, names)
+    page = ROBUSTNESS.read_text()
+    for title in ("Accuracy on corrupted (%)", "Ratios to clean"):
+        assert f"\n\n{names['tables'][title]}\n\n" in page
+    assert "Calibration and the worst class" in names["tables"]
+    functions = {name for cell in re.findall(r"\| ([^|]*) \|\n", page) for name in re.findall(r"`(\w+)`", cell)}
+    assert len(functions) == 11
+    assert functions <= set(robustness.__all__)

@@ -1,4 +1,4 @@
-"""Metrics by hand and against SciPy-free closed forms; suites cell by cell."""
+"""Suites cell by cell, and their results."""
 
 from __future__ import annotations
 
@@ -13,14 +13,7 @@ from adasap.corruptions import corrupt
 from adasap.data import DataSource, InMemoryImages
 from adasap.errors import DataError
 from adasap.groups import evaluating
-from adasap.robustness import (
-    SuiteResult,
-    SuiteSource,
-    bootstrap_mean,
-    evaluate_suite,
-    open_suite,
-    paired_difference,
-)
+from adasap.robustness import SuiteResult, SuiteSource, evaluate_suite, open_suite
 from adasap.tasks import ClassificationTask
 
 CPU = torch.device("cpu")
@@ -36,33 +29,6 @@ class BrightIsOne(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         bright = x.mean(dim=(1, 2, 3)) - 0.5
         return torch.stack([-bright, bright], dim=1)
-
-
-def test_bootstrap_interval_is_the_normal_one_for_many_images() -> None:
-    scores = (torch.rand(2000, generator=torch.Generator().manual_seed(1)) < 0.7).float()
-    interval = bootstrap_mean(scores, resamples=4000)
-    error = scores.std().item() / 2000**0.5
-    assert interval.value == pytest.approx(scores.mean().item())
-    assert interval.low == pytest.approx(interval.value - 1.96 * error, abs=0.15 * error)
-    assert interval.high == pytest.approx(interval.value + 1.96 * error, abs=0.15 * error)
-
-
-def test_pairing_removes_what_both_models_share() -> None:
-    base = (torch.rand(300, generator=torch.Generator().manual_seed(2)) < 0.5).float()
-    better = base.clone()
-    better[:6] = 1.0
-    paired = paired_difference(better, base)
-    alone = bootstrap_mean(better)
-    assert paired.high - paired.low < 0.3 * (alone.high - alone.low)
-    assert paired.value == pytest.approx((better - base).mean().item())
-
-
-def test_degenerate_scores() -> None:
-    assert bootstrap_mean(torch.ones(1)).low == 1.0
-    with pytest.raises(ValueError, match="N > 0"):
-        bootstrap_mean(torch.zeros(0))
-    with pytest.raises(ValueError, match="same images: 3 against 4"):
-        paired_difference(torch.zeros(3), torch.zeros(4))
 
 
 def test_a_result_survives_json() -> None:

@@ -2,6 +2,7 @@
 
 from adasap.report.environment import environment
 from adasap.report.profile import Latency, Profile, measure_latency, profile_models
+from adasap.report.robustness_table import robustness_tables
 from adasap.report.summary import corruption_table, gap_table, profile_table, stage_table
 from adasap.report.table import Table
 
@@ -15,5 +16,6 @@ __all__ = [
     "measure_latency",
     "profile_models",
     "profile_table",
+    "robustness_tables",
     "stage_table",
 ]

@@ -1,15 +1,40 @@
 """How well a model holds up: suites, evaluation, metrics."""
 
+from adasap.robustness.baseline import BaselineLine, fit_baseline
 from adasap.robustness.evaluate import CellResult, SuiteResult, evaluate_cell, evaluate_suite
 from adasap.robustness.evaluate_folder import EvaluationFolder, identity_of
 from adasap.robustness.evaluate_many import evaluate_suites
-from adasap.robustness.metrics import Interval, bootstrap_mean, paired_difference
+from adasap.robustness.intervals import Interval, bootstrap_mean, paired_difference
+from adasap.robustness.metrics import (
+    ALEXNET_CLEAN_ERROR,
+    ALEXNET_ERRORS,
+    CORRUPTION_GROUPS,
+    AccuracyRatio,
+    cell_accuracies,
+    corruption_accuracy,
+    group_accuracies,
+    mean_corrupted_accuracy,
+    mean_corruption_error,
+    relative_mean_corruption_error,
+)
 from adasap.robustness.suites import ImageSuite, Loading, Suite, check_suite
 from adasap.robustness.suites_open import open_suite
 from adasap.robustness.suites_registry import SUITES, SuiteSource
+from adasap.tasks.classification_metrics import (
+    brier_score,
+    class_accuracy,
+    expected_calibration_error,
+    negative_log_likelihood,
+    worst_class_accuracy,
+)
 
 __all__ = [
+    "ALEXNET_CLEAN_ERROR",
+    "ALEXNET_ERRORS",
+    "CORRUPTION_GROUPS",
     "SUITES",
+    "AccuracyRatio",
+    "BaselineLine",
     "CellResult",
     "EvaluationFolder",
     "ImageSuite",
@@ -19,11 +44,23 @@ __all__ = [
     "SuiteResult",
     "SuiteSource",
     "bootstrap_mean",
+    "brier_score",
+    "cell_accuracies",
     "check_suite",
+    "class_accuracy",
+    "corruption_accuracy",
     "evaluate_cell",
     "evaluate_suite",
     "evaluate_suites",
+    "expected_calibration_error",
+    "fit_baseline",
+    "group_accuracies",
     "identity_of",
+    "mean_corrupted_accuracy",
+    "mean_corruption_error",
+    "negative_log_likelihood",
     "open_suite",
     "paired_difference",
+    "relative_mean_corruption_error",
+    "worst_class_accuracy",
 ]
