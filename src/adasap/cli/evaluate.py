@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
+import torch
 import typer
 from rich.console import Console
 
@@ -58,6 +59,7 @@ def evaluate(
     sources = options.sources(suite or ["clean"])
     if size is None and has_one_size(one := next(iter(sources.values()))):
         size = open_suite("", one).image_shape[-1]
+    torch.manual_seed(0)  # weights that no file fills: the same in every process and when the command goes on
     opened = open_named(
         model, size, weights, mean=mean, std=std, options=model_option or (), trust_builder=trust_builder
     )
