@@ -7,15 +7,18 @@ import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+import yaml
 from torch import Tensor, nn
 
+from adasap.config import parse_recipe
 from adasap.data import DataSource, PreparationTime, Resizing, open_dataset
 from adasap.data.imagenet import read_imagenet, read_imagenet_v2
-from adasap.errors import DataError
+from adasap.errors import DataError, RecipeError
 from adasap.robustness import SUITES, ImageSuite, Loading, SuiteSource, check_suite, evaluate_suite, open_suite
 from adasap.robustness.evaluate import RestrictedOutputs
 from adasap.tasks import ClassificationTask
@@ -114,6 +117,7 @@ def test_the_red_border_of_objectnet_is_cut_off(tmp_path: Path) -> None:
 def test_restricted_logits_are_those_of_the_outputs_that_count() -> None:
     logits = torch.tensor([[3.0, 9.0, 2.0, 4.0]])
     assert RestrictedOutputs(nn.Identity(), torch.tensor([0, -1, 1, -1]))(logits).tolist() == [[3.0, 2.0]]
+    assert RestrictedOutputs(nn.Identity(), torch.tensor([0, -1, 1, 0]))(logits).tolist() == [[4.0, 2.0]]
 
 
 def batches(suite: ImageSuite, cell: str, **loading: int) -> Tensor:
@@ -282,3 +286,22 @@ def test_an_unknown_suite_names_the_nearest() -> None:
         SuiteSource("imagenet-d")
     with pytest.raises(DataError, match=r"severities are \[0, 6\]; give different whole numbers from 1 to 5"):
         SuiteSource("corrupted", severities=(0, 6))
+
+
+# The page
+
+
+PAGE = Path(__file__).parents[1] / "docs" / "evaluation.md"
+
+
+def test_the_page_lists_every_suite() -> None:
+    rows = [line.split("|")[1] for line in PAGE.read_text().splitlines() if line.startswith("| `")]
+    assert {name for row in rows for name in re.findall(r"`([^`]+)`", row)} == set(SUITES)
+
+
+def test_the_suites_of_the_page_are_those_of_a_recipe(tiny_recipe: Callable[..., Any]) -> None:
+    (text,) = re.findall(r"```yaml\n(.*?)```", PAGE.read_text(), flags=re.DOTALL)
+    suites = parse_recipe(tiny_recipe(data=yaml.safe_load(text)["data"])).data.suites
+    assert suites["small"] == SuiteSource("imagenet-c", path="/data/imagenet-c", resizing=Resizing(160, 160))
+    with pytest.raises(RecipeError, match="there is no suite 'imagnet-c'; did you mean 'imagenet-c'"):
+        parse_recipe(tiny_recipe(data={"suites": {"a": {"kind": "imagnet-c"}}}))
