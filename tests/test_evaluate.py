@@ -134,7 +134,10 @@ def test_several_suites_are_evaluated_and_what_they_saw_is_recorded(tmp_path: Pa
     assert result["suites"]["cifar10-c"]["suite"]["corruptions"] == "as they are on disk"
     assert list(result["suites"]["cifar10-c"]["cells"]) == [f"fog/{s}" for s in range(1, 6)]
     assert 0 < result["timings"]["cifar10-c"]["model_share"] <= 1
-    assert "| mean of cifar10-c" in (tmp_path / "out" / "evaluation.md").read_text()
+    page = (tmp_path / "out" / "evaluation.md").read_text()
+    assert "| mean of cifar10-c" in page
+    assert "## Ratios to clean" in page
+    assert "## Calibration and the worst class" in page
 
 
 def test_limit_samples_and_says_so(tmp_path: Path) -> None:

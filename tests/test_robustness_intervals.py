@@ -85,6 +85,14 @@ def test_a_seed_draws_the_same_images_for_every_model() -> None:
     assert bootstrap_mean(scores, seed=2) != one
 
 
+def test_drawing_in_parts_gives_the_numbers_of_drawing_at_once() -> None:
+    scores = torch.rand(1500, generator=torch.Generator().manual_seed(8), dtype=torch.float64)
+    drawn = torch.randint(1500, (600, 1500), generator=torch.Generator().manual_seed(9))
+    wanted = scores[drawn].mean(dim=1).quantile(torch.tensor([0.025, 0.975], dtype=torch.float64))
+    interval = bootstrap_mean(scores, resamples=600, seed=9)
+    assert (interval.low, interval.high) == pytest.approx(wanted.tolist(), rel=1e-12)
+
+
 @pytest.mark.parametrize("images", [7, 60_000])
 def test_means_are_of_images_drawn_with_replacement(images: int) -> None:
     # also where a resample is larger than what is drawn at a time

@@ -66,6 +66,9 @@ def test_ratios_show_both_terms_and_mce_only_where_it_means_something() -> None:
     assert list(plain) == ["model", "suite", "ratio (shifted / clean)"]
     official = columns(robustness_tables(MODELS, imagenet_c=["corrupted"])["Ratios to clean"], 0)
     mce = sum((1 - DENSE[name]) / ALEXNET_ERRORS[name] for name in BENCHMARK) / 15
+    two = {name: suites | {"cifar_c": suites["corrupted"]} for name, suites in MODELS.items()}
+    other = columns(robustness_tables(two, imagenet_c=["corrupted"])["Ratios to clean"], 2)
+    assert (other["suite"], other["mCE (%)"], other["relative mCE (%)"]) == ("cifar_c", "-", "-")
     relative = sum((0.9 - DENSE[name]) / (ALEXNET_ERRORS[name] - 0.435) for name in BENCHMARK) / 15
     assert float(official["mCE (%)"]) == pytest.approx(100 * mce, abs=0.006)
     assert float(official["relative mCE (%)"]) == pytest.approx(100 * relative, abs=0.006)

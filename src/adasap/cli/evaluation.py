@@ -16,8 +16,9 @@ from rich.console import Console
 from rich.progress import Progress
 
 from adasap.cli.models import OpenedModel
+from adasap.corruptions import BENCHMARK, NUM_SEVERITIES
 from adasap.export import atomic_write
-from adasap.report import Table, environment
+from adasap.report import Table, environment, robustness_tables
 from adasap.robustness import (
     CellResult,
     EvaluationFolder,
@@ -119,6 +120,15 @@ class Evaluation:
                 f"corruptions, {share['reading']} reading"
             )
 
+    def _metrics(self, results: Mapping[str, SuiteResult]) -> dict[str, Table]:
+        """Groups of corruptions, ratios and mCE, calibration: where the first suite is a clean one to compare with."""
+        first, *others = self.suites
+        if len(first.cell_names()) > 1:
+            return {}
+        whole = len(BENCHMARK) * NUM_SEVERITIES
+        imagenet_c = [s.name for s in others if s.record["kind"] == "imagenet-c" and len(s.cell_names()) == whole]
+        return robustness_tables({self.asked["model"]: results}, imagenet_c=imagenet_c)
+
     def _write(
         self, out: Path, results: Mapping[str, SuiteResult], table: Table, timings: Mapping[str, Mapping[str, float]]
     ) -> None:
@@ -139,6 +149,8 @@ class Evaluation:
         with atomic_write(out / "evaluation.json") as file:
             file.write(json.dumps(text).encode())
         lines = [f"# {self.asked['model']}", "", str(table), "", *(f"- {line}" for line in self._remarks(timings))]
+        for title, more in self._metrics(results).items():
+            lines += ["", f"## {title}", "", str(more)]
         with atomic_write(out / "evaluation.md") as file:
             file.write(("\n".join(lines) + "\n").encode())
 
