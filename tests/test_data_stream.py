@@ -169,11 +169,9 @@ def test_files_of_many_sizes_need_resizing(tmp_path: Path) -> None:
         TrainingStream(data, batch_size=2, seed=0).batch(0)
     with pytest.raises(DataError, match="images differ in size"):
         list(evaluation_batches(data, 2))
-    batches = list(evaluation_batches(data, 2, transform=Resizing(9, 8)))
-    assert batches[0][0].shape == (2, 3, 8, 8)
     source = DataSource("folder", str(tmp_path), resize=9, center_crop=8)
     (images, labels) = next(evaluation_batches(open_dataset(source, "train"), 2))
-    assert torch.equal(images, batches[0][0])
+    assert torch.equal(images, torch.stack([Resizing(9, 8)(data[k][0]) for k in range(2)]))
     assert labels.tolist() == [0, 0]
     assert TrainingStream(open_dataset(source, "train"), batch_size=2, seed=0).batch(0)[0].shape == (2, 3, 8, 8)
 

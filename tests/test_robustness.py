@@ -54,7 +54,7 @@ def test_arrays_on_disk_are_read_severity_by_severity(tmp_path: Path) -> None:
     stack = np.stack([np.full((2, 4, 4, 3), 40 * s, np.uint8) for s in range(1, 6)])
     path = tmp_path / "arrays.npz"
     np.savez(path, labels=np.array([0, 1]), contrast=stack)
-    source = SuiteSource(kind="corruption_arrays", path=str(path), corruptions=("contrast",))
+    source = SuiteSource(kind="corruption-arrays", path=str(path), corruptions=("contrast",))
     result = evaluate_suite(BrightIsOne(), TASK, open_suite("c", source), CPU)
     # 40, 80, 120 are dark (class 0), 160 and 200 bright (class 1).
     assert [cell.tolist() for cell in result.cells.values()] == [[1.0, 0.0]] * 3 + [[0.0, 1.0]] * 2
@@ -63,9 +63,12 @@ def test_arrays_on_disk_are_read_severity_by_severity(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("source", "words"),
     [
-        (SuiteSource(kind="corruption_arrays", path="nowhere.npz"), "wants an npz file at"),
-        (SuiteSource(kind="images"), "names no data"),
-        (SuiteSource(kind="images", data=DataSource("npz", "nowhere.npz")), "nowhere.npz"),
+        (
+            SuiteSource(kind="corruption-arrays", path="nowhere.npz"),
+            "wants an npz of labels .* nowhere.npz does not exist",
+        ),
+        (SuiteSource(kind="clean"), "names no data"),
+        (SuiteSource(kind="clean", data=DataSource("npz", "nowhere.npz")), "nowhere.npz"),
     ],
 )
 def test_missing_suites_are_refused(source: SuiteSource, words: str) -> None:
@@ -82,7 +85,7 @@ def test_arrays_of_the_wrong_shape_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "arrays.npz"
     np.savez(path, labels=np.array([0, 1]), contrast=np.zeros((4, 2, 4, 4, 3), np.uint8))
     with pytest.raises(DataError, match=r"wanted uint8 \[5, 2, H, W, 3\]"):
-        open_suite("c", SuiteSource(kind="corruption_arrays", path=str(path), corruptions=("contrast",)))
+        open_suite("c", SuiteSource(kind="corruption-arrays", path=str(path), corruptions=("contrast",)))
 
 
 def test_evaluation_mode_gives_every_module_its_flag_back() -> None:

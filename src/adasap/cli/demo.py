@@ -56,7 +56,7 @@ def demo(
         "is half a 95 % interval over the test images, and another seed moves these numbers by some points.\n"
         f"{time.perf_counter() - started:.0f} s. The models, records and this table lie in {out}/; for example\n"
         f"  adasap profile {out}/adasap/model.safetensors\n"
-        f"  adasap evaluate {out}/adasap/model.safetensors --data digits: --corruptions gaussian_blur",
+        f"  adasap evaluate {out}/adasap/model.safetensors --data digits: --suite clean --suite corrupted",
         highlight=False,
     )
 

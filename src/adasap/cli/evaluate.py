@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated
 
@@ -10,84 +9,66 @@ import torch
 import typer
 from rich.console import Console
 
+from adasap.cli.evaluation import Evaluation, processes
 from adasap.cli.models import (
     MeanOption,
     ModelArgument,
+    ModelOption,
     SizeOption,
     StdOption,
     TrustOption,
     WeightsOption,
     open_named,
 )
-from adasap.corruptions import corruption_names
-from adasap.data import DataSource, open_dataset
-from adasap.errors import DataError
-from adasap.export import atomic_write
-from adasap.report import Table
-from adasap.robustness import SuiteResult, SuiteSource, bootstrap_mean, check_suite, evaluate_suite, open_suite
-from adasap.tasks import ClassificationTask, count_outputs
+from adasap.cli.suites import Interpolation, SuiteOptions, has_one_size, suite_help
+from adasap.data import Resizing
+from adasap.robustness import Loading, open_suite
 
 
 def evaluate(
     model: ModelArgument,
-    data: Annotated[str, typer.Option(help="KIND:PATH, such as npz:test.npz, folder:val/, cifar10:root/, or digits:")],
-    corruptions: Annotated[
-        list[str] | None, typer.Option(help="Corrupt the images on the fly by this corruption; may be repeated.")
+    suite: Annotated[list[str] | None, typer.Option(help=suite_help(), show_default="clean")] = None,
+    data: Annotated[
+        str | None, typer.Option(help="KIND:PATH of a data set such as npz:test.npz or digits:, or a suite's path.")
     ] = None,
-    arrays: Annotated[
-        Path | None, typer.Option(help="npz of labels and, per corruption, uint8 [5, N, H, W, 3].")
-    ] = None,
-    first: Annotated[int, typer.Option(help="Index of the first image.")] = 0,
-    count: Annotated[int | None, typer.Option(help="Number of images; all if not given.")] = None,
+    corruptions: Annotated[list[str] | None, typer.Option(help="Only this corruption; may be repeated.")] = None,
+    severities: Annotated[list[int] | None, typer.Option(help="Only this severity, 1 to 5; may be repeated.")] = None,
+    first: Annotated[int, typer.Option(help="Index of the first image of --data.")] = 0,
+    count: Annotated[int | None, typer.Option(help="Number of images of --data; all if not given.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="A sample of so many images, the same in all cells.")] = None,
+    seed: Annotated[int, typer.Option(help="Of the sample.")] = 0,
+    resize: Annotated[int | None, typer.Option(help="Shorter side that images are brought to, in pixels.")] = None,
+    center_crop: Annotated[int | None, typer.Option(help="Side of the central square kept after that.")] = None,
+    interpolation: Annotated[Interpolation, typer.Option(help="Of --resize.")] = "bilinear",
     size: SizeOption = None,
     weights: WeightsOption = None,
     mean: MeanOption = None,
     std: StdOption = None,
-    out: Annotated[Path | None, typer.Option(help="Write the numbers to this JSON file.")] = None,
+    model_option: ModelOption = None,
+    batch: Annotated[int | None, typer.Option(help="Images per batch.", show_default="500, above 64 pixels 50")] = None,
+    workers: Annotated[int, typer.Option(help="Processes that decode and corrupt images ahead.")] = 0,
+    out: Annotated[Path | None, typer.Option(help="Folder: cells as they come, evaluation.json, .md.")] = None,
     trust_builder: TrustOption = False,
 ) -> None:
-    """Evaluate a model on clean and corrupted images."""
-    images = open_dataset(_source(data, first, count), "test")
-    opened = open_named(model, size or images[0][0].shape[-1], weights, mean=mean, std=std, trust_builder=trust_builder)
-    sources = {"clean": SuiteSource(kind="images")}
-    if corruptions:
-        sources["corrupted"] = SuiteSource(kind="corrupted", corruptions=tuple(corruptions))
-    if arrays is not None:
-        sources["corruption arrays"] = SuiteSource(kind="corruption_arrays", path=str(arrays))
-    suites = [open_suite(name, source, images) for name, source in sources.items()]
-    for suite in suites:
-        check_suite(
-            suite, input_size=opened.spec.input_size, num_outputs=count_outputs(opened.model, opened.spec.input_size)
-        )
-    task = ClassificationTask(mean=opened.spec.mean, std=opened.spec.std, channels_last=True)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    on_device = opened.model.to(device)
-    results = {suite.name: evaluate_suite(on_device, task, suite, device) for suite in suites}
-    Console().print(_table(results))
-    if out is not None:
-        with atomic_write(out) as file:
-            text = {"model": model, "data": data, "suites": {n: r.to_json() for n, r in results.items()}}
-            file.write(json.dumps(text).encode())
+    """Evaluate a model on clean, shifted and corrupted images. With --out, the same command goes on where it was.
 
-
-def _source(text: str, first: int, count: int | None) -> DataSource:
-    kind, colon, path = text.partition(":")
-    kinds = ("npz", "folder", "cifar10", "cifar100", "digits")
-    if not colon or kind not in kinds:
-        raise DataError(
-            f"--data {text!r}: write KIND:PATH with one of the kinds {', '.join(kinds)}; "
-            f"corruptions that can be computed: {', '.join(corruption_names())}"
-        )
-    return DataSource(kind, path or None, first=first, count=count)  # type: ignore[arg-type]
-
-
-def _table(results: dict[str, SuiteResult]) -> Table:
-    rows = []
-    for name, result in results.items():
-        for cell, metrics in result.metrics.items():
-            label = name if cell == "clean" else cell
-            rows.append([label, f"{100 * metrics['accuracy']:.2f}", f"{metrics['loss']:.4f}"])
-        interval = bootstrap_mean(result.per_image(), resamples=2000)
-        rows.append([f"mean of {name} (95 %: {100 * interval.low:.2f} to {100 * interval.high:.2f})"])
-        rows[-1] += [f"{100 * interval.value:.2f}", ""]
-    return Table(["", "accuracy (%)", "loss"], rows)
+    Under torchrun the cells are shared out over the processes.
+    """
+    resizing = Resizing(resize, center_crop, interpolation)
+    options = SuiteOptions(data, first, count, resizing, corruptions, severities)
+    sources = options.sources(suite or ["clean"])
+    if size is None and has_one_size(one := next(iter(sources.values()))):
+        size = open_suite("", one).image_shape[-1]
+    torch.manual_seed(0)  # weights that no file fills: the same in every process and when the command goes on
+    opened = open_named(
+        model, size, weights, mean=mean, std=std, options=model_option or (), trust_builder=trust_builder
+    )
+    suites = [open_suite(name, source, input_size=opened.spec.input_size) for name, source in sources.items()]
+    evaluation = Evaluation(
+        opened,
+        [opened_suite.sampled(limit, seed=seed) if limit else opened_suite for opened_suite in suites],
+        Loading(batch, workers),
+        {"model": model, "data": data, "limit": limit, "seed": seed},
+    )
+    with processes() as is_first:
+        evaluation.run(out, Console(quiet=not is_first))

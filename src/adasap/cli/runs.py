@@ -29,7 +29,7 @@ from adasap.report import (
     stage_table,
 )
 from adasap.report.tensorboard import TensorBoardObserver
-from adasap.robustness import Suite, SuiteSource, check_suite, open_suite
+from adasap.robustness import ImageSuite, SuiteSource, check_suite, open_suite
 from adasap.tasks import ClassificationTask, count_outputs
 from adasap.training import Data, Record, derived_seed, is_main_process
 
@@ -53,8 +53,8 @@ def open_data(recipe: Recipe) -> Data:
         check_image_size(train, size, where="data.train")
     if "clean" in recipe.data.suites:
         raise DataError("data.suites names one `clean`, which is the name of data.test's own; give it another name")
-    suites: list[Suite] = [open_suite("clean", SuiteSource(kind="images"), test)]
-    suites += [open_suite(name, source, test) for name, source in recipe.data.suites.items()]
+    suites = [open_suite("clean", SuiteSource("clean"), test)]
+    suites += [open_suite(name, source, test, input_size=size) for name, source in recipe.data.suites.items()]
     return Data(train, suites, torch.zeros(1, *size), augmentation)
 
 
@@ -78,6 +78,7 @@ def check_classes(model: torch.nn.Module, recipe: Recipe, data: Data) -> None:
             f"set model.options.num_classes to {data.train.num_classes}"
         )
     for suite in data.suites:
+        assert isinstance(suite, ImageSuite)
         check_suite(suite, input_size=recipe.model.input_size, num_outputs=num_outputs)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -22,8 +22,9 @@ class Resizing:
     """Brings an image to the model's size; the same before training and before evaluation.
 
     Attributes:
-        resize: Length of the shorter side, in pixels, by antialiased bilinear interpolation.
+        resize: Length of the shorter side, in pixels.
         center_crop: Side of the central square that is kept, in pixels.
+        interpolation: How `resize` computes pixels; always antialiased.
 
     Example:
         >>> Resizing(resize=8, center_crop=6)(torch.zeros(3, 16, 32, dtype=torch.uint8)).shape
@@ -32,6 +33,7 @@ class Resizing:
 
     resize: int | None = None
     center_crop: int | None = None
+    interpolation: Literal["bilinear", "bicubic"] = "bilinear"
 
     def __post_init__(self) -> None:
         for name in ("resize", "center_crop"):
@@ -42,10 +44,10 @@ class Resizing:
 
     def __call__(self, image: Tensor) -> Tensor:
         """Image uint8 [3, H, W] to uint8 [3, H', W']."""
-        from torchvision.transforms.v2 import functional
+        from torchvision.transforms.v2 import InterpolationMode, functional
 
         if self.resize is not None:
-            image = functional.resize(image, [self.resize], antialias=True)
+            image = functional.resize(image, [self.resize], InterpolationMode(self.interpolation), antialias=True)
         if self.center_crop is not None:
             image = functional.center_crop(image, [self.center_crop])
         return image

@@ -40,6 +40,19 @@ def generator_seeds(seed: int, epoch: int, indices: Tensor, purpose: str) -> lis
     return [int(word) for word in random_words(seed, epoch, indices, purpose) >> np.uint64(1)]
 
 
+def sample_indices(num_images: int, count: int, *, seed: int) -> Tensor:
+    """`count` of the indices 0 to num_images - 1, drawn without replacement, ascending, int64 [count].
+
+    The images with the smallest random numbers: a smaller sample of one seed is a part of a larger one.
+
+    Example:
+        >>> sample_indices(10, 3, seed=0)
+        tensor([0, 8, 9])
+    """
+    order = np.argsort(random_words(seed, 0, torch.arange(num_images), "sample"), kind="stable")
+    return torch.from_numpy(np.sort(order[:count]))
+
+
 @contextmanager
 def kept_random_state() -> Iterator[None]:
     """Gives torch's CPU generator back as it was: torchvision's transforms draw from it and from no other."""

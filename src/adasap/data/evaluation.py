@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -13,21 +15,34 @@ from adasap.data.images import ImageSet, InMemoryImages
 from adasap.data.stream import Batch, as_it_is
 from adasap.errors import AdasapError, DataError
 
+BatchTransform = Callable[[Tensor, Tensor], Tensor]
+"""Images uint8 [B, 3, H, W] and their indices int64 [B] to images uint8 [B, 3, H', W']."""
+
+
+@dataclass
+class PreparationTime:
+    """Seconds spent on images, summed over the processes that did it."""
+
+    reading: float = 0.0
+    transform: float = 0.0
+
 
 def evaluation_batches(
     dataset: ImageSet,
     batch_size: int,
     *,
     num_workers: int = 0,
-    transform: Callable[[Tensor], Tensor] | None = None,
+    transform: BatchTransform | None = None,
+    spent: PreparationTime | None = None,
 ) -> Iterator[Batch]:
     """All images in order.
 
     Args:
         dataset: The images.
         batch_size: Images per batch; the last one may be smaller.
-        num_workers: Processes that read images; 0 reads them in this process.
-        transform: Applied to each image, uint8 [3, H, W] to uint8 [3, H', W'], such as a `Resizing`.
+        num_workers: Processes that read and transform images ahead, one thread each; 0 does it in this process.
+        transform: Applied to each batch where it is read.
+        spent: Is told how long reading and transforming took.
     Yields:
         Images uint8 [B, 3, H, W] and labels int64 [B].
     Raises:
@@ -40,6 +55,8 @@ def evaluation_batches(
     """
     if batch_size < 1:
         raise DataError(f"batch_size is {batch_size}; give 1 or more images")
+    if num_workers < 0:
+        raise DataError(f"num_workers is {num_workers}; give 0 or more processes")
     loader = DataLoader(
         _BatchesInOrder(dataset, batch_size, transform),
         batch_size=None,
@@ -51,30 +68,40 @@ def evaluation_batches(
     for batch in loader:
         if isinstance(batch, AdasapError):
             raise batch
-        yield batch[0], batch[1]
+        images, labels, reading, transforming = batch
+        if spent is not None:
+            spent.reading += reading
+            spent.transform += transforming
+        yield images, labels
 
 
-class _BatchesInOrder(Dataset[Batch | AdasapError]):
-    def __init__(self, dataset: ImageSet, batch_size: int, transform: Callable[[Tensor], Tensor] | None) -> None:
+TimedBatch = tuple[Tensor, Tensor, float, float]
+"""A batch, and the seconds that reading and transforming it took."""
+
+
+class _BatchesInOrder(Dataset[TimedBatch | AdasapError]):
+    def __init__(self, dataset: ImageSet, batch_size: int, transform: BatchTransform | None) -> None:
         self.dataset = dataset
         self.batch_size = batch_size
-        self.transform = transform or None
+        self.transform = transform
 
     def __len__(self) -> int:
         return -(-len(self.dataset) // self.batch_size)
 
-    def __getitem__(self, place: int) -> Batch | AdasapError:
+    def __getitem__(self, place: int) -> TimedBatch | AdasapError:
         start = place * self.batch_size
         stop = min(start + self.batch_size, len(self.dataset))
+        began = time.perf_counter()
         try:
-            return self._images(start, stop), self.dataset.labels[start:stop]
+            images = self._images(start, stop)
+            read = time.perf_counter()
+            if self.transform is not None:
+                images = self.transform(images, torch.arange(start, stop))
         except AdasapError as error:
             return error
+        return images, self.dataset.labels[start:stop], read - began, time.perf_counter() - read
 
     def _images(self, start: int, stop: int) -> Tensor:
-        if isinstance(self.dataset, InMemoryImages) and self.transform is None:
+        if isinstance(self.dataset, InMemoryImages):
             return self.dataset.images[start:stop]
-        images = [self.dataset[index][0] for index in range(start, stop)]
-        if self.transform is not None:
-            images = [self.transform(image) for image in images]
-        return stack_images(images, torch.arange(start, stop))
+        return stack_images([self.dataset[index][0] for index in range(start, stop)], torch.arange(start, stop))

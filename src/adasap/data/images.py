@@ -82,6 +82,37 @@ class InMemoryImages:
         return self.images[index], int(self.labels[index])
 
 
+class SomeImages:
+    """Some images of a set, read when they are asked for.
+
+    Args:
+        images: The set.
+        indices: Which of its images, int64 [n].
+
+    Example:
+        >>> all_four = InMemoryImages(torch.zeros(4, 3, 2, 2, dtype=torch.uint8), torch.tensor([0, 1, 2, 0]))
+        >>> SomeImages(all_four, torch.tensor([1, 3])).labels
+        tensor([1, 0])
+    """
+
+    def __init__(self, images: ImageSet, indices: Tensor) -> None:
+        self.images_of = images
+        self.indices = indices
+        self.labels = images.labels[indices]
+        self.classes = images.classes
+
+    @property
+    def num_classes(self) -> int:
+        """Number of classes."""
+        return self.images_of.num_classes
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        return self.images_of[int(self.indices[index])]
+
+
 def check_labels(labels: Tensor, num_images: int, classes: Sequence[str] | None, *, where: str) -> Tensor:
     """The labels as int64 [N], after checking that they are one integer per image and name a class.
 

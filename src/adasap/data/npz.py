@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import zipfile
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -41,20 +43,31 @@ def read_npz(path: Path, part: slice = slice(None)) -> InMemoryImages:
 
 
 def _load(path: Path) -> dict[str, np.ndarray[Any, Any]]:
+    with open_npz(path) as archive:
+        missing = [key for key in ("images", "labels") if key not in archive.files]
+        if missing:
+            raise DataError(
+                f"{path}: no array named {' or '.join(missing)}, it holds {sorted(archive.files)}; "
+                f"write it with numpy.savez(path, images=..., labels=...)"
+            )
+        return {key: archive[key] for key in ("images", "labels", "classes") if key in archive.files}
+
+
+@contextmanager
+def open_npz(path: Path) -> Iterator[np.lib.npyio.NpzFile]:
+    """An .npz archive while it lasts; pickled objects in it are never loaded.
+
+    Raises:
+        DataError: If the file is missing, damaged, or a single array; also for what is read from it in between.
+    """
     try:
         with open(path, "rb") as file:  # NumPy leaves a file open that it opened itself and cannot read
             archive = np.load(file, allow_pickle=False)
             if not isinstance(archive, np.lib.npyio.NpzFile):
-                raise DataError(f"{path} is a single array; wanted an .npz archive with `images` and `labels`")
-            missing = [key for key in ("images", "labels") if key not in archive.files]
-            if missing:
-                raise DataError(
-                    f"{path}: no array named {' or '.join(missing)}, it holds {sorted(archive.files)}; "
-                    f"write it with numpy.savez(path, images=..., labels=...)"
-                )
-            return {key: archive[key] for key in ("images", "labels", "classes") if key in archive.files}
+                raise DataError(f"{path} is a single array; wanted an .npz archive; write one with numpy.savez")
+            yield archive
     except FileNotFoundError as error:
-        raise DataError(f"{path} does not exist; wanted an .npz archive with `images` and `labels`") from error
+        raise DataError(f"{path} does not exist; wanted an .npz archive") from error
     except DataError:
         raise
     except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error) as error:

@@ -4,17 +4,23 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
+from adasap.data.arrays import read_cifar10_1
 from adasap.data.augmentation import ResizedImages, Resizing
 from adasap.data.cifar import read_cifar
 from adasap.data.digits import read_digits
-from adasap.data.files import read_folder
+from adasap.data.files import read_csv, read_folder
+from adasap.data.imagenet import read_imagenet, read_imagenet_v2, read_objectnet
 from adasap.data.images import ImageSet, InMemoryImages
 from adasap.data.npz import read_npz
-from adasap.errors import DataError
+from adasap.errors import DataError, suggestion
 
-SourceKind = Literal["npz", "folder", "cifar10", "cifar100", "digits"]
+SourceKind = Literal[
+    "npz", "folder", "csv", "cifar10", "cifar100", "cifar10.1", "imagenet", "imagenet-v2", "objectnet", "digits"
+]
+ANY_SIZE: frozenset[SourceKind] = frozenset({"imagenet", "imagenet-v2", "objectnet"})
+"""Kinds whose images come in many sizes."""
 
 
 @dataclass(frozen=True)
@@ -23,16 +29,21 @@ class DataSource:
 
     Attributes:
         kind: `npz` (an archive with `images`, `labels` and optionally `classes`), `folder` (one sub-folder of
-            image files per class), `cifar10` or `cifar100` (the official Python version), or `digits`
-            (scikit-learn's handwritten digits).
+            image files per class, numbered in the order of their names), `csv` (a list of files and class numbers),
+            `cifar10` or `cifar100` (the official Python version), `cifar10.1` (two `.npy` files), `imagenet` (class
+            folders named by wnid, any of the 1,000), `imagenet-v2` (class folders 0 to 999), `objectnet` (as
+            published, the classes of ImageNet), or `digits` (scikit-learn's handwritten digits).
         path: `npz`: the file, or a folder that holds `train.npz`, `test.npz`, ...; `folder`: the folder that
-            holds `train/`, `test/`, ...; CIFAR: the folder that holds `cifar-10-batches-py` or
-            `cifar-100-python`.
-        split: Which split to read when it is not the one that is asked for; "." reads a folder itself.
+            holds `train/`, `test/`, ...; `csv`: the file, or the folder of `labels.csv`; CIFAR: the folder that holds
+            `cifar-10-batches-py`, `cifar-100-python` or `cifar10.1_v6_data.npy`; `imagenet`: the class folders, or
+            the folder that holds them as `val/`.
+        split: Which split to read when it is not the one that is asked for; "." reads a folder itself. CIFAR-10.1: `v4`
+            or `v6`.
         first: Index of the first image to take.
         count: How many images to take; None takes all that follow.
         resize: Length of the shorter side to which each image is brought, in pixels; None leaves it as it is.
         center_crop: Side of the central square that is kept after that, in pixels.
+        interpolation: How `resize` computes pixels.
     """
 
     kind: SourceKind
@@ -42,9 +53,15 @@ class DataSource:
     count: int | None = None
     resize: int | None = None
     center_crop: int | None = None
+    interpolation: Literal["bilinear", "bicubic"] = "bilinear"
+
+    @property
+    def resizing(self) -> Resizing:
+        """What brings each image to one size."""
+        return Resizing(self.resize, self.center_crop, self.interpolation)
 
     def __post_init__(self) -> None:
-        Resizing(self.resize, self.center_crop)  # checks the two lengths
+        _ = self.resizing  # checks the two lengths
         if self.first < 0 or (self.count is not None and self.count < 1):
             raise DataError(
                 f"first is {self.first} and count is {self.count}; "
@@ -55,13 +72,13 @@ class DataSource:
 
 
 def open_dataset(source: DataSource, split: str | None = None) -> ImageSet:
-    """Reads the images of a source, or the part of them that it names.
+    """Reads the images of a source, or the part of them that it names, brought to the size that it wants.
 
     Args:
         source: Where the images lie.
         split: `train`, `test`, or what the folders are called; `source.split` comes first if it is set.
     Returns:
-        Images in memory, except for `folder`, which reads each file when it is asked for.
+        Images in memory, except for image files, each of which is read when it is asked for.
     Raises:
         DataError: If a file is missing or does not hold what it should; the message names it.
 
@@ -70,27 +87,39 @@ def open_dataset(source: DataSource, split: str | None = None) -> ImageSet:
         >>> len(tuning), tuning.num_classes
         (50, 10)
     """
-    split = source.split or split
+    dataset = _read(source, split)
+    if source.count is not None and len(dataset) != source.count:
+        raise DataError(
+            f"{source.path or source.kind}: wanted {source.count} images from index {source.first} on, but there are "
+            f"only {len(dataset)}; lower `first` or `count`"
+        )
+    return ResizedImages(dataset, source.resizing) if source.resizing else dataset
+
+
+def _read(source: DataSource, split: str | None) -> ImageSet:
+    """The part of the source, its images as they are on disk."""
+    split, path = source.split or split, Path(source.path or "")
     part = slice(source.first, None if source.count is None else source.first + source.count)
     match source.kind:
         case "npz":
-            dataset: ImageSet = read_npz(_npz_file(Path(source.path or ""), split), part)
+            return read_npz(_npz_file(path, split), part)
         case "folder":
-            dataset = read_folder(Path(source.path or ""), split).part(part)
+            return read_folder(path, split).part(part)
+        case "csv":
+            return read_csv(path).part(part)
+        case "imagenet":
+            return read_imagenet(path).part(part)
+        case "imagenet-v2":
+            return read_imagenet_v2(path).part(part)
+        case "objectnet":
+            return read_objectnet(path)[0].part(part)
         case "cifar10" | "cifar100":
-            dataset = _part(read_cifar(source.kind, Path(source.path or ""), _train_or_test(source, split)), part)
+            return _part(read_cifar(source.kind, path, _train_or_test(source, split)), part)
+        case "cifar10.1":
+            return _part(read_cifar10_1(path, source.split or "v6"), part)
         case "digits":
-            dataset = _part(read_digits(_train_or_test(source, split)), part)
-        case _:
-            raise DataError(f"unknown kind of data {source.kind!r}; known: npz, folder, cifar10, cifar100, digits")
-    if source.count is not None and len(dataset) != source.count:
-        raise DataError(
-            f"{source.path or source.kind}: wanted {source.count} images from index {source.first} on, but "
-            f"there are "
-            f"only {len(dataset)}; lower `first` or `count`"
-        )
-    resizing = Resizing(source.resize, source.center_crop)
-    return ResizedImages(dataset, resizing) if resizing else dataset
+            return _part(read_digits(_train_or_test(source, split)), part)
+    raise DataError(f"unknown kind of data {source.kind!r}; {suggestion(source.kind, get_args(SourceKind))}")
 
 
 def _npz_file(path: Path, split: str | None) -> Path:

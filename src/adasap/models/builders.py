@@ -16,7 +16,11 @@ from adasap.errors import ModelError, suggestion
 Builder = Callable[..., nn.Module]
 
 _OWN = ("adasap", "torchvision", "timm")
-_OWN_MODELS = {"digits_net": "digits"} | {f"cifar_resnet{depth}": "cifar_resnet" for depth in (20, 32, 44, 56, 110)}
+_OWN_MODELS = (
+    {"digits_net": "digits"}
+    | {f"cifar_resnet{depth}": "cifar_resnet" for depth in (20, 32, 44, 56, 110)}
+    | {f"mobilenet_v{version}_tf": "mobilenet" for version in (1, 2)}
+)
 _FETCHING = frozenset({"pretrained", "checkpoint", "weights", "url", "cache", "file", "hub", "download"})
 
 

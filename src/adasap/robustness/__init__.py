@@ -1,7 +1,9 @@
 """How well a model holds up: suites, evaluation, metrics."""
 
 from adasap.robustness.baseline import BaselineLine, fit_baseline
-from adasap.robustness.evaluate import SuiteResult, evaluate, evaluate_suite
+from adasap.robustness.evaluate import CellResult, SuiteResult, evaluate_cell, evaluate_suite
+from adasap.robustness.evaluate_folder import EvaluationFolder, identity_of
+from adasap.robustness.evaluate_many import evaluate_suites
 from adasap.robustness.intervals import Interval, bootstrap_mean, paired_difference
 from adasap.robustness.metrics import (
     ALEXNET_CLEAN_ERROR,
@@ -15,7 +17,9 @@ from adasap.robustness.metrics import (
     mean_corruption_error,
     relative_mean_corruption_error,
 )
-from adasap.robustness.suites import Suite, SuiteSource, check_suite, open_suite
+from adasap.robustness.suites import ImageSuite, Loading, Suite, check_suite
+from adasap.robustness.suites_open import open_suite
+from adasap.robustness.suites_registry import SUITES, SuiteSource
 from adasap.tasks.classification_metrics import (
     brier_score,
     class_accuracy,
@@ -28,9 +32,14 @@ __all__ = [
     "ALEXNET_CLEAN_ERROR",
     "ALEXNET_ERRORS",
     "CORRUPTION_GROUPS",
+    "SUITES",
     "AccuracyRatio",
     "BaselineLine",
+    "CellResult",
+    "EvaluationFolder",
+    "ImageSuite",
     "Interval",
+    "Loading",
     "Suite",
     "SuiteResult",
     "SuiteSource",
@@ -40,11 +49,13 @@ __all__ = [
     "check_suite",
     "class_accuracy",
     "corruption_accuracy",
-    "evaluate",
+    "evaluate_cell",
     "evaluate_suite",
+    "evaluate_suites",
     "expected_calibration_error",
     "fit_baseline",
     "group_accuracies",
+    "identity_of",
     "mean_corrupted_accuracy",
     "mean_corruption_error",
     "negative_log_likelihood",

@@ -1,19 +1,34 @@
-"""Suites: named sets of evaluation cells (clean, shifted, or corruption x severity)."""
+"""What a suite is: named cells (clean, shifted, or corruption x severity) of the same images in the same order."""
 
 from __future__ import annotations
 
-import zipfile
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, Literal, Protocol
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Protocol
 
-import numpy as np
 import torch
+from torch import Tensor
 
-from adasap.corruptions import BENCHMARK, NUM_SEVERITIES, VALIDATION, corrupt
-from adasap.data import DataSource, ImageSet, evaluation_batches, open_dataset
+from adasap.corruptions import corrupt
+from adasap.data import ImageSet, PreparationTime, SomeImages, evaluation_batches, sample_indices
 from adasap.errors import DataError
+
+
+@dataclass(frozen=True)
+class Loading:
+    """How batches are made; none of it changes an image.
+
+    Attributes:
+        batch_size: Images per batch; None takes 500 up to a side of 64 pixels and 50 above.
+        num_workers: Processes that decode and corrupt the batches ahead; 0 does it in this process.
+    """
+
+    batch_size: int | None = None
+    num_workers: int = 0
+
+    def images_per_batch(self, image_shape: Sequence[int]) -> int:
+        """The batch size for images of [C, H, W]."""
+        return self.batch_size or (500 if max(image_shape[-2:]) <= 64 else 50)
 
 
 class Suite(Protocol):
@@ -24,117 +39,106 @@ class Suite(Protocol):
         """What results are filed under."""
 
     @property
-    def labels(self) -> torch.Tensor:
-        """int64 [N], the same in every cell."""
+    def outputs(self) -> Tensor | None:
+        """Which label each output of the model answers, int64 [outputs], -1 for none; None if they are the labels."""
 
-    @property
-    def image_shape(self) -> tuple[int, ...]:
-        """Channels, height and width, judged by the first image."""
+    def cell_names(self) -> tuple[str, ...]:
+        """The cells in their order: `clean`, or `corruption/severity`."""
 
-    def cells(self) -> Iterator[tuple[str, Iterable[Any]]]:
-        """Cell name and its raw batches, one cell after the other."""
+    def batches(self, cell: str, device: torch.device, loading: Loading, spent: PreparationTime) -> Iterable[Any]:
+        """Raw batches of a cell, as the task prepares them, anywhere; `spent` is told how long making them took."""
 
 
 @dataclass(frozen=True)
-class SuiteSource:
-    """Where a suite comes from.
+class Cell:
+    """Images, as they are or corrupted on the fly.
 
     Attributes:
-        kind: `images` (a data set as it is), `corrupted` (the data set, corrupted on the fly), or
-            `corruption_arrays` (an npz of `labels` and per corruption uint8 [5, N, H, W, 3]).
-        data: The data set, for `images` and `corrupted`; default the run's own test data.
-        path: The npz file, for `corruption_arrays`.
-        corruptions: `benchmark` (the 15 that are reported), `validation` (the 4 for choices), or names.
-        severities: Which severities.
+        images: The images.
+        corruption: None leaves them as they are.
+        severity: 1 to 5.
+        seeds: int64 [N], what each image's draws follow from; by default its index.
     """
 
-    kind: Literal["images", "corrupted", "corruption_arrays"]
-    data: DataSource | None = None
-    path: str | None = None
-    corruptions: Literal["benchmark", "validation"] | tuple[str, ...] = "benchmark"
-    severities: tuple[int, ...] = tuple(range(1, NUM_SEVERITIES + 1))
+    images: ImageSet
+    corruption: str | None = None
+    severity: int = 0
+    seeds: Tensor | None = None
 
-    def names(self) -> tuple[str, ...]:
-        """The corruptions by name."""
-        sets = {"benchmark": BENCHMARK, "validation": VALIDATION}
-        return sets[self.corruptions] if isinstance(self.corruptions, str) else tuple(self.corruptions)
+    def corrupted(self, images: Tensor, indices: Tensor) -> Tensor:
+        """Images uint8 [B, 3, H, W] under the cell's corruption, on their device."""
+        if self.corruption is None:
+            return images
+        seeds = indices if self.seeds is None else self.seeds[indices]
+        return corrupt(images, self.corruption, self.severity, seeds=seeds)
+
+    def sampled(self, indices: Tensor) -> Cell:
+        """Some of the images, each with the draws that it has among all."""
+        seeds = indices if self.seeds is None else self.seeds[indices]
+        return replace(self, images=SomeImages(self.images, indices), seeds=seeds)
 
 
 @dataclass(frozen=True)
 class ImageSuite:
-    """One cell: a data set as it is."""
+    """Labelled images in cells.
+
+    Attributes:
+        name: What results are filed under.
+        cell_of: Cell name -> images.
+        outputs: Which label each output of the model answers, int64 [outputs], -1 for none; None for label = output.
+        num_outputs: Outputs that a model must have; None asks for no more than an output for each label.
+        record: What a result says about the suite: layout, preprocessing, counts; ready for JSON.
+    """
 
     name: str
-    images: ImageSet
-    batch_size: int = 500
+    cell_of: Mapping[str, Cell]
+    outputs: Tensor | None = None
+    num_outputs: int | None = None
+    record: Mapping[str, Any] = field(default_factory=dict)
 
     @property
-    def labels(self) -> torch.Tensor:
+    def images(self) -> ImageSet:
+        """The images of the first cell; labels are the same in all."""
+        return next(iter(self.cell_of.values())).images
+
+    @property
+    def labels(self) -> Tensor:
+        """int64 [N]."""
         return self.images.labels
 
     @property
     def image_shape(self) -> tuple[int, ...]:
+        """Channels, height and width, judged by the first image."""
         return tuple(self.images[0][0].shape)
 
-    def cells(self) -> Iterator[tuple[str, Iterable[Any]]]:
-        yield "clean", evaluation_batches(self.images, self.batch_size)
+    def cell_names(self) -> tuple[str, ...]:
+        return tuple(self.cell_of)
 
-
-@dataclass(frozen=True)
-class CorruptedSuite(ImageSuite):
-    """A data set under corruptions computed on the fly; image i is drawn with seed i."""
-
-    source: SuiteSource = field(kw_only=True)
-
-    def cells(self) -> Iterator[tuple[str, Iterable[Any]]]:
-        for corruption in self.source.names():
-            for severity in self.source.severities:
-                yield f"{corruption}/{severity}", self._batches(corruption, severity)
-
-    def _batches(self, corruption: str, severity: int) -> Iterator[Any]:
+    def batches(
+        self, cell: str, device: torch.device, loading: Loading, spent: PreparationTime
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """Images uint8 [B, 3, H, W] and labels int64 [B]; corrupted on the device where that is a GPU."""
+        source, size = self.cell_of[cell], loading.images_per_batch(self.image_shape)
+        ahead = source.corrupted if source.corruption is not None and device.type == "cpu" else None
         start = 0
-        for images, labels in evaluation_batches(self.images, self.batch_size):
-            seeds = torch.arange(start, start + len(labels))
-            yield corrupt(images, corruption, severity, seeds=seeds), labels
+        for images, labels in evaluation_batches(
+            source.images, size, num_workers=loading.num_workers, transform=ahead, spent=spent
+        ):
+            if ahead is None and source.corruption is not None:
+                images = source.corrupted(images.to(device), torch.arange(start, start + len(labels)))
+            yield images, labels
             start += len(labels)
 
-
-@dataclass(frozen=True)
-class ArraySuite:
-    """Corrupted images that lie on disk as arrays, one per corruption."""
-
-    name: str
-    arrays: dict[str, np.ndarray]
-    severities: tuple[int, ...]
-    labels: torch.Tensor
-    names: tuple[str, ...] = field(default=())
-
-    @property
-    def image_shape(self) -> tuple[int, ...]:
-        height, width, channels = self.arrays[self.names[0]].shape[2:]
-        return channels, height, width
-
-    def cells(self) -> Iterator[tuple[str, Iterable[Any]]]:
-        for corruption in self.names:
-            for severity in self.severities:
-                images = torch.from_numpy(self.arrays[corruption][severity - 1]).permute(0, 3, 1, 2)
-                yield f"{corruption}/{severity}", [(images, self.labels)]
+    def sampled(self, count: int, *, seed: int) -> ImageSuite:
+        """A sample of the images without replacement, the same in every cell; all of them if there are no more."""
+        if count >= len(self.labels):
+            return self
+        indices = sample_indices(len(self.labels), count, seed=seed)
+        cells = {name: cell.sampled(indices) for name, cell in self.cell_of.items()}
+        return replace(self, cell_of=cells, record={**self.record, "sampled": count, "sample_seed": seed})
 
 
-def open_suite(name: str, source: SuiteSource, test: ImageSet | None = None) -> Suite:
-    """Opens a suite; raises DataError before any evaluation when something is missing."""
-    if source.kind == "corruption_arrays":
-        return _open_arrays(name, source)
-    images = open_dataset(source.data, "test") if source.data is not None else test
-    if images is None:
-        raise DataError(f"suite {name!r} names no data; give `data:` with a kind and a path")
-    if source.kind == "images":
-        return ImageSuite(name, images)
-    corrupt(torch.zeros(1, 3, 32, 32, dtype=torch.uint8), source.names()[0], 1)  # unknown names fail here
-    return CorruptedSuite(name, images, source=source)
-
-
-def check_suite(suite: Suite, *, input_size: Sequence[int], num_outputs: int) -> None:
+def check_suite(suite: ImageSuite, *, input_size: Sequence[int], num_outputs: int) -> None:
     """Checks that a model can be scored on a suite.
 
     Args:
@@ -142,47 +146,24 @@ def check_suite(suite: Suite, *, input_size: Sequence[int], num_outputs: int) ->
         input_size: The model's channels, height and width.
         num_outputs: Classes that the model can answer with.
     Raises:
-        DataError: For images of another size, or a label without an output.
+        DataError: For images of another size, a label without an output, or outputs that cannot be the suite's.
     """
     if suite.image_shape != tuple(input_size):
         raise DataError(
             f"suite {suite.name!r}: images are {' x '.join(map(str, suite.image_shape))} (channels, height, width), "
-            f"the model wants {' x '.join(map(str, input_size))}; set `resize` and `center_crop` of its data, or give "
-            "the model's input size (`model.input_size` in a recipe, `--size` on the command line)"
+            f"the model wants {' x '.join(map(str, input_size))}; set `resize` and `center_crop` of its data "
+            "(`--resize` and `--center-crop` on the command line), or give the model's input size "
+            "(`model.input_size` in a recipe, `--size` on the command line)"
+        )
+    if suite.num_outputs is not None and suite.num_outputs != num_outputs:
+        raise DataError(
+            f"suite {suite.name!r} numbers its classes for a model with {suite.num_outputs} outputs, this one has "
+            f"{num_outputs}; give a model trained on those classes, or another suite"
         )
     largest = int(suite.labels.max())
-    if largest >= num_outputs:
+    if suite.outputs is None and largest >= num_outputs:
         raise DataError(
             f"suite {suite.name!r}: label {largest} of image {int(suite.labels.argmax())} is out of range: the model "
             f"has {num_outputs} outputs, numbered 0 to {num_outputs - 1}; correct the labels, or give a model of as "
             "many classes"
         )
-
-
-def _open_arrays(name: str, source: SuiteSource) -> ArraySuite:
-    if source.path is None or not Path(source.path).is_file():
-        raise DataError(f"suite {name!r} wants an npz file at `path:`; {source.path!r} is none")
-    with _npz(source.path) as file:
-        wanted = ("labels", *source.names())
-        missing = [key for key in wanted if key not in file]
-        if missing:
-            raise DataError(f"{source.path} has no array {missing[0]!r}; it holds: {', '.join(file.files)}")
-        arrays = {key: file[key] for key in source.names()}
-        labels = torch.from_numpy(file["labels"].astype(np.int64))
-    for key, array in arrays.items():
-        if array.dtype != np.uint8 or array.shape[:2] != (NUM_SEVERITIES, len(labels)) or array.shape[-1] != 3:
-            raise DataError(
-                f"{source.path}: {key} is {array.dtype} {list(array.shape)}; "
-                f"wanted uint8 [5, {len(labels)}, H, W, 3], severities first"
-            )
-    return ArraySuite(name, arrays, source.severities, labels, source.names())
-
-
-def _npz(path: str) -> Any:
-    try:
-        file = np.load(path, allow_pickle=False)
-    except (ValueError, OSError, zipfile.BadZipFile) as error:
-        raise DataError(f"{path} cannot be read as an npz file ({error}); write one with numpy.savez") from error
-    if not isinstance(file, np.lib.npyio.NpzFile):
-        raise DataError(f"{path} holds a single array, not an npz archive; write one with numpy.savez")
-    return file
