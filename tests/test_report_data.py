@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 
 from adasap.errors import DataError
-from adasap.report.comparison import changes, extra_metrics, gains, points
+from adasap.report.comparison import changes, compare_runs, extra_metrics, gains, points
 from adasap.report.examples import save_examples
 from adasap.report.files import csv_text, report_data, write_summary
 from adasap.report.profile import Latency, Profile
@@ -93,7 +93,7 @@ def test_runs_without_corruptions_have_no_gains_and_no_point() -> None:
     plain = a_run("plain", suites(ONES, {}), suites(HALF, {}))
     assert gains(plain) == []
     assert points([plain]) == []
-    assert "gains" in report_data([plain], "dense")["runs"]["plain"]
+    assert "gains" in report_data(compare_runs([plain]))["runs"]["plain"]
 
 
 def test_metrics_beside_accuracy_are_taken_as_they_come() -> None:
@@ -108,12 +108,12 @@ def test_other_test_sets_cannot_be_paired() -> None:
 
 def test_an_unknown_baseline_is_refused() -> None:
     with pytest.raises(DataError, match=r"'rum' is none of the runs; did you mean 'run'"):
-        report_data([RUN], "rum")
+        compare_runs([RUN], "rum")
 
 
 def test_json_and_csv_hold_the_same_numbers() -> None:
-    data = json.loads(json.dumps(report_data([RUN], "dense"), allow_nan=False))["runs"]["run"]
-    rows = list(csv.DictReader(io.StringIO(csv_text([RUN], "dense"))))
+    data = json.loads(json.dumps(report_data(compare_runs([RUN])), allow_nan=False))["runs"]["run"]
+    rows = list(csv.DictReader(io.StringIO(csv_text(compare_runs([RUN])))))
     snow = next(row for row in rows if row["quantity"] == "snow")
     assert float(snow["difference"]) == data["gains"][0]["difference"]["value"] == 0.5
     cell = next(row for row in rows if row["quantity"] == "corrupted: fog/5")
@@ -122,10 +122,11 @@ def test_json_and_csv_hold_the_same_numbers() -> None:
 
 
 def test_the_summary_names_the_baseline(tmp_path: Path) -> None:
-    write_summary([RUN, a_run("again", DENSE, DENSE)], tmp_path, baseline="run")
+    write_summary(compare_runs([RUN, a_run("again", DENSE, DENSE)], "run"), tmp_path)
     text = (tmp_path / "summary.md").read_text()
     assert "| run | 400 -> 100 |" in text
-    assert "## Gain per corruption over run, points" in text
+    assert "| corruption | run over dense | again over run |" in text
+    assert "| fog | \N{MINUS SIGN}25.0" in text
 
 
 def test_a_folder_without_a_finished_run_says_so(tmp_path: Path) -> None:

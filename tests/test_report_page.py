@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import yaml
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser, Page, expect, sync_playwright
 from typer.testing import CliRunner
 
 from adasap.cli import app
@@ -70,6 +70,7 @@ def opened(browser: Browser, folder: Path) -> Iterator[Open]:
         context = browser.new_context(viewport={"width": width, "height": 900}, **options)
         contexts.append(context)
         page = context.new_page()
+        page.set_default_timeout(60_000)  # a loaded machine takes its time
         page.on("console", lambda message: troubles.append(f"{message.type}: {message.text}"))
         page.on("pageerror", lambda error: troubles.append(str(error)))
         page.on("dialog", lambda dialog: troubles.append(f"dialog: {dialog.message}"))
@@ -168,11 +169,11 @@ def test_the_theme_follows_the_system_and_the_button(opened: Open) -> None:
 def test_the_copy_button_copies(opened: Open, folder: Path) -> None:
     page = opened("tiny", permissions=["clipboard-read", "clipboard-write"])
     page.locator("[data-copy='recipe-0']").click()
-    page.wait_for_function("document.querySelector(\"[data-copy='recipe-0']\").textContent === 'Copied'")
+    expect(page.locator("#status")).to_have_text("copied the recipe of tiny")
     assert page.evaluate("navigator.clipboard.readText()") == (folder / "tiny" / "recipe.yaml").read_text()
     page.evaluate("navigator.clipboard.writeText = () => Promise.reject(new Error('refused'))")
     page.locator("[data-copy='command-0']").click()
-    page.wait_for_function("document.querySelector(\"[data-copy='command-0']\").textContent === 'Copied'")
+    expect(page.locator("#status")).to_have_text("copied the command of tiny")
     assert str(page.evaluate("navigator.clipboard.readText()")).startswith("adasap compress ")
 
 

@@ -11,6 +11,7 @@ from rich.console import Console
 
 from adasap.cli.runs import write_page
 from adasap.report import PAGE
+from adasap.report.comparison import Comparison, compare_runs
 from adasap.report.files import comparison_table, write_summary
 from adasap.report.run_data import read_runs
 
@@ -23,17 +24,18 @@ def compare(
     out: Annotated[Path, typer.Option(help="Folder for the page and its numbers.")] = Path("comparison"),
 ) -> None:
     """Show finished runs side by side on one page."""
-    page = write_comparison(runs, out, baseline=baseline)
+    found = write_comparison(runs, out, baseline=baseline)
     console = Console()
-    console.print(comparison_table(read_runs(runs)))
-    console.print(f"The page: {page}", highlight=False, soft_wrap=True)
+    console.print(comparison_table(found))
+    console.print(f"The page: {out / PAGE}", highlight=False, soft_wrap=True)
 
 
-def write_comparison(folders: Sequence[Path], out: Path, *, baseline: str = "dense") -> Path:
-    """Writes the page and its numbers; gives the page's path."""
+def write_comparison(folders: Sequence[Path], out: Path, *, baseline: str = "dense") -> Comparison:
+    """Writes the page and its numbers into a folder."""
     runs = read_runs(folders)
     name = next((run.name for run in runs if Path(baseline) == run.folder), baseline)
+    found = compare_runs(runs, name)
     out.mkdir(parents=True, exist_ok=True)
-    write_page(runs, out, baseline=name)
-    write_summary(runs, out, baseline=name)
-    return out / PAGE
+    write_page(found, out)
+    write_summary(found, out)
+    return found

@@ -16,7 +16,7 @@ from adasap.cli.compare import write_comparison
 from adasap.cli.runs import FinishedRun, run_recipe
 from adasap.config import parse_recipe
 from adasap.export import atomic_write
-from adasap.report import Table
+from adasap.report import PAGE, Table
 from adasap.robustness import Interval, bootstrap_mean, paired_difference
 
 DENSE_EPOCHS = 12
@@ -47,18 +47,18 @@ def demo(
     for name, tree in compression_recipes(weights, seed).items():
         runs[name] = run_recipe(parse_recipe(tree), out / name, console, command=command)
     table = comparison(runs)
-    page = write_comparison([run.folder for name, run in runs.items() if name != "dense"], out / "comparison")
+    write_comparison([run.folder for name, run in runs.items() if name != "dense"], out / "comparison")
     console.print()
     console.print(table)
     console.print(
         "MACs: fraction kept; plain, 2 x: plain fine-tuning of twice the epochs, as many passes as AdaSAP. One seed; ± "
         "is half a 95 % interval over the test images, and another seed moves these numbers by some points.\n"
-        f"{time.perf_counter() - started:.0f} s. The models, records and this table lie in {out}/; for example\n"
+        f"{time.perf_counter() - started:.0f} s. The models and records lie in {out}/; for example\n"
         f"  adasap profile {out}/adasap/model.safetensors\n"
         f"  adasap evaluate {out}/adasap/model.safetensors --data digits: --corruptions gaussian_blur",
         highlight=False,
     )
-    console.print(f"The page: {page}", highlight=False, soft_wrap=True)
+    console.print(f"The page: {out / 'comparison' / PAGE}", highlight=False, soft_wrap=True)
 
 
 def base_recipe(seed: int) -> dict[str, Any]:

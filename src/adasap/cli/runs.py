@@ -6,7 +6,6 @@ import copy
 import dataclasses
 import json
 import time
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,8 +28,9 @@ from adasap.report import (
     profile_table,
     stage_table,
 )
+from adasap.report.comparison import Comparison, compare_runs
 from adasap.report.examples import save_examples
-from adasap.report.run_data import RunData, read_run
+from adasap.report.run_data import read_run
 from adasap.report.tensorboard import TensorBoardObserver
 from adasap.robustness import Suite, SuiteSource, check_suite, open_suite
 from adasap.tasks import ClassificationTask, count_outputs
@@ -161,14 +161,14 @@ def _finish_folder(run: FinishedRun, recipe: Recipe, command: str) -> None:
         file.write(json.dumps(summary).encode())
     with atomic_write(run.folder / "summary.md") as file:
         file.write(summary_text(run, recipe).encode())
-    write_page([read_run(run.folder)], run.folder)
+    write_page(compare_runs([read_run(run.folder)]), run.folder)
 
 
-def write_page(runs: Sequence[RunData], folder: Path, *, baseline: str = "dense") -> None:
+def write_page(found: Comparison, folder: Path) -> None:
     """`report.html`, `report.json` and `report.csv`; Plotly and Jinja2 are imported only here."""
     from adasap.report.page import write_report
 
-    write_report(runs, folder, baseline=baseline)
+    write_report(found, folder)
 
 
 def _groups_data(result: Result) -> list[dict[str, Any]]:
@@ -190,7 +190,7 @@ def summary_text(run: FinishedRun, recipe: Recipe) -> str:
     }
     tables = [f"## {title}\n\n{table}" for title, table in sections.items() if table is not None]
     files = (
-        "Recipe: `recipe.yaml`; versions: `environment.json`; every step: `records.jsonl`; "
+        "Page: `report.html`; recipe: `recipe.yaml`; versions: `environment.json`; every step: `records.jsonl`; "
         "model: `model.safetensors` (`adasap.load`)."
     )
     return "\n\n".join([f"# {recipe.name}", *tables, cost_line(run, recipe), files]) + "\n"

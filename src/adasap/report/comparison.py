@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from adasap.errors import DataError
+from adasap.errors import DataError, suggestion
 from adasap.report.run_data import Model, RunData, role_of
 from adasap.robustness import Interval, SuiteResult, bootstrap_mean
 
@@ -58,6 +58,47 @@ class Point:
     clean: Interval
     corrupted: Interval
     corrupted_line: float
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """All that the page and its files say of some runs, worked out once.
+
+    Attributes:
+        runs: In the order given.
+        over: Run -> what its gains are measured from: a run's name, or `dense`, its own dense model.
+        changes: Run -> before and after.
+        gains: Run -> gain per corruption.
+        points: The models of the trade-off.
+    """
+
+    runs: tuple[RunData, ...]
+    over: dict[str, str]
+    changes: dict[str, list[Change]]
+    gains: dict[str, list[Gain]]
+    points: list[Point]
+
+
+def compare_runs(runs: Sequence[RunData], baseline: str = "dense") -> Comparison:
+    """Runs side by side.
+
+    Args:
+        baseline: What gains are measured from: a run's name, or `dense`; that run itself is measured from dense.
+    Raises:
+        DataError: For a name that no run has, or scores that cannot be paired with the baseline's.
+    """
+    base = next((run for run in runs if run.name == baseline), None)
+    if base is None and baseline != "dense":
+        known = ["dense", *(run.name for run in runs)]
+        raise DataError(f"--baseline {baseline!r} is none of the runs; {suggestion(baseline, known)}")
+    bases = {run.name: None if run is base else base for run in runs}
+    return Comparison(
+        runs=tuple(runs),
+        over={name: "dense" if other is None else other.name for name, other in bases.items()},
+        changes={run.name: changes(run) for run in runs},
+        gains={run.name: gains(run, bases[run.name]) for run in runs},
+        points=points(runs),
+    )
 
 
 def changes(run: RunData) -> list[Change]:

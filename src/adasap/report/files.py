@@ -9,9 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from adasap.errors import DataError, suggestion
 from adasap.export import atomic_write
-from adasap.report.comparison import Change, changes, extra_metrics, gains, points
+from adasap.report.comparison import Change, Comparison, extra_metrics
 from adasap.report.run_data import RunData
 from adasap.report.table import Table
 from adasap.robustness import Interval
@@ -20,44 +19,28 @@ PAGE = "report.html"
 """Name of the page in its folder; `report.json` and `report.csv` lie beside it."""
 
 
-def baseline_of(runs: Sequence[RunData], name: str) -> RunData | None:
-    """The run that gains are measured from; None for `dense`, each run's own dense model.
-
-    Raises:
-        DataError: For a name that no run has.
-    """
-    if name == "dense":
-        return None
-    found = next((run for run in runs if run.name == name), None)
-    if found is None:
-        raise DataError(
-            f"--baseline {name!r} is none of the runs; {suggestion(name, ['dense', *(r.name for r in runs)])}"
-        )
-    return found
-
-
-def report_data(runs: Sequence[RunData], baseline: str) -> dict[str, Any]:
+def report_data(found: Comparison) -> dict[str, Any]:
     """Everything the page shows, ready for JSON; scores are fractions."""
-    base = baseline_of(runs, baseline)
     return {
-        "baseline": baseline,
-        "runs": {
-            run.name: {
-                "changes": [dataclasses.asdict(change) for change in changes(run)],
-                "gains": [dataclasses.asdict(gain) for gain in gains(run, base)],
-                "cells": _cells(run),
-                "metrics": [dict(zip(METRIC_KEYS, row, strict=True)) for row in extra_metrics(run)],
-                "widths": [dataclasses.asdict(width) for width in run.widths],
-                "pruning": run.of_kind("prune"),
-                "counters": run.counters,
-                "seconds": run.seconds,
-                "command": run.command,
-                "recipe": run.recipe,
-                "environment": run.environment,
-            }
-            for run in runs
-        },
-        "trade_off": [dataclasses.asdict(point) for point in points(runs)],
+        "runs": {run.name: _run_data(found, run) for run in found.runs},
+        "trade_off": [dataclasses.asdict(point) for point in found.points],
+    }
+
+
+def _run_data(found: Comparison, run: RunData) -> dict[str, Any]:
+    return {
+        "changes": [dataclasses.asdict(change) for change in found.changes[run.name]],
+        "gains_over": found.over[run.name],
+        "gains": [dataclasses.asdict(gain) for gain in found.gains[run.name]],
+        "cells": _cells(run),
+        "metrics": [dict(zip(METRIC_KEYS, row, strict=True)) for row in extra_metrics(run)],
+        "widths": [dataclasses.asdict(width) for width in run.widths],
+        "pruning": run.of_kind("prune"),
+        "counters": run.counters,
+        "seconds": run.seconds,
+        "command": run.command,
+        "recipe": run.recipe,
+        "environment": run.environment,
     }
 
 
@@ -77,18 +60,18 @@ def _cells(run: RunData) -> dict[str, dict[str, dict[str, float]]]:
 CSV_HEADER = ("run", "quantity", "unit", "baseline", "baseline_value", "value", "difference", "low", "high")
 
 
-def csv_text(runs: Sequence[RunData], baseline: str) -> str:
+def csv_text(found: Comparison) -> str:
     """One line per run and quantity: changes, gains per corruption, cells, further metrics; scores are fractions."""
-    base, text = baseline_of(runs, baseline), io.StringIO()
+    text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(CSV_HEADER)
-    for run in runs:
-        for change in changes(run):
+    for run in found.runs:
+        for change in found.changes[run.name]:
             numbers = [change.before.value, change.after.value, *_ends(change.difference)]
             writer.writerow([run.name, change.quantity, change.unit, "dense", *numbers])
-        for gain in gains(run, base):
+        for gain in found.gains[run.name]:
             numbers = [gain.baseline, gain.score, *_ends(gain.difference)]
-            writer.writerow([run.name, gain.corruption, "%", baseline, *numbers])
+            writer.writerow([run.name, gain.corruption, "%", found.over[run.name], *numbers])
         for suite, cells in _cells(run).items():
             for cell, means in cells.items():
                 numbers = [means["dense"], means["compressed"], *_ends(None)]
@@ -102,20 +85,20 @@ def _ends(gap: Interval | None) -> tuple[float | str, ...]:
     return ("", "", "") if gap is None else (gap.value, gap.low, gap.high)
 
 
-def comparison_table(runs: Sequence[RunData]) -> Table:
+def comparison_table(found: Comparison) -> Table:
     """One row per run: every change, before and after."""
-    columns = list(dict.fromkeys(change.quantity for run in runs for change in changes(run)))
+    columns = list(dict.fromkeys(change.quantity for row in found.changes.values() for change in row))
     rows = []
-    for run in runs:
-        found = {change.quantity: change_text(change) for change in changes(run)}
-        rows.append([run.name, *(found.get(column, "") for column in columns)])
+    for name, row in found.changes.items():
+        texts = {change.quantity: change_text(change) for change in row}
+        rows.append([name, *(texts.get(column, "") for column in columns)])
     return Table(["run", *columns], rows)
 
 
-def change_table(run: RunData) -> Table:
+def change_table(changes: Sequence[Change]) -> Table:
     """One row per quantity of a run: before, after, and the difference with its interval."""
     rows = []
-    for change in changes(run):
+    for change in changes:
         before, after = change.before.value, change.after.value
         times = f"{after / before:.3f} x" if before else ""
         gap = times if change.difference is None else f"{points_text(change.difference)} points"
@@ -123,21 +106,20 @@ def change_table(run: RunData) -> Table:
     return Table(["quantity", "dense", "compressed", "difference (95 %)"], rows)
 
 
-def gain_table(runs: Sequence[RunData], baseline: str) -> Table | None:
+def gain_table(found: Comparison) -> Table | None:
     """Gain per corruption of every run, in points with 95 % intervals; None without corruptions."""
-    base = baseline_of(runs, baseline)
-    found = {run.name: {gain.corruption: gain.difference for gain in gains(run, base)} for run in runs}
-    corruptions = list(dict.fromkeys(name for row in found.values() for name in row))
-    rows = [[c, *(points_text(row[c]) if c in row else "" for row in found.values())] for c in corruptions]
-    return Table(["corruption", *found], rows) if rows else None
+    gaps = {name: {gain.corruption: gain.difference for gain in row} for name, row in found.gains.items()}
+    corruptions = list(dict.fromkeys(name for row in gaps.values() for name in row))
+    rows = [[c, *(points_text(row[c]) if c in row else "" for row in gaps.values())] for c in corruptions]
+    return Table(["corruption", *(f"{name} over {found.over[name]}" for name in gaps)], rows) if rows else None
 
 
-def write_summary(runs: Sequence[RunData], folder: Path, *, baseline: str) -> None:
+def write_summary(found: Comparison, folder: Path) -> None:
     """`summary.md` of a comparison."""
-    gain = gain_table(runs, baseline)
-    parts = ["# Comparison", str(comparison_table(runs))]
+    gain = gain_table(found)
+    parts = ["# Comparison", str(comparison_table(found))]
     if gain is not None:
-        parts += [f"## Gain per corruption over {baseline}, points", str(gain)]
+        parts += ["## Gain per corruption, points", str(gain)]
     with atomic_write(folder / "summary.md") as file:
         file.write(("\n\n".join(parts) + "\n").encode())
 

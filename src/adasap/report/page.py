@@ -15,12 +15,11 @@ from PIL import Image
 from plotly.offline import get_plotlyjs
 
 from adasap.export import atomic_write
-from adasap.report.comparison import Change, changes, extra_metrics, gains, points
+from adasap.report.comparison import Change, Comparison, extra_metrics
 from adasap.report.figures import Figure, gain_bars, heat_map, trade_off
 from adasap.report.figures_run import run_curves, width_bars
 from adasap.report.files import (
     PAGE,
-    baseline_of,
     change_table,
     comparison_table,
     csv_text,
@@ -34,34 +33,29 @@ TEMPLATE = Path(__file__).with_name("template")
 MAX_BYTES = 6_000_000
 """The page stays below; Plotly is 4.8 MB of it."""
 
+KINDS = {".json": "application/json", ".csv": "text/csv"}
+
 IMAGE_SIDE = 128
 """Larger example images are shown this large."""
 
 
-def write_report(runs: Sequence[RunData], folder: Path, *, baseline: str = "dense") -> None:
-    """`report.html`, `report.json` and `report.csv`.
-
-    Args:
-        runs: Shown side by side where there are several.
-        folder: Exists.
-        baseline: What gains are measured from: a run's name, or `dense`.
-    Raises:
-        DataError: For an unknown baseline, or scores that cannot be paired with it.
-    """
-    texts = {
-        PAGE: page_html(runs, baseline),
-        "report.json": json.dumps(report_data(runs, baseline), indent=1),
-        "report.csv": csv_text(runs, baseline),
-    }
+def write_report(found: Comparison, folder: Path) -> None:
+    """`report.html`, `report.json` and `report.csv` in a folder that exists."""
+    downloads = {"report.json": json.dumps(report_data(found), indent=1), "report.csv": csv_text(found)}
+    texts = {PAGE: page_html(found, downloads), **downloads}
     for name, text in texts.items():
         with atomic_write(folder / name) as file:
             file.write(text.encode())
 
 
-def page_html(runs: Sequence[RunData], baseline: str) -> str:
-    """The page's text; pictures go, last ones first, where it would be larger than `MAX_BYTES`."""
-    context = _context(runs, baseline)
-    pictures = example_cards(runs)
+def page_html(found: Comparison, downloads: Mapping[str, str]) -> str:
+    """The page's text; pictures go, last ones first, where it would be larger than `MAX_BYTES`.
+
+    Args:
+        downloads: Name -> text of the files that the page carries inside.
+    """
+    context = _context(found, downloads)
+    pictures = example_cards(found.runs)
     html = _render({**context, "examples": pictures})
     while len(html.encode()) >= MAX_BYTES and pictures:
         pictures = pictures[: len(pictures) // 2]
@@ -74,47 +68,32 @@ def _render(context: Mapping[str, Any]) -> str:
     return environment.get_template("page.html").render(context)
 
 
-def _context(runs: Sequence[RunData], baseline: str) -> dict[str, Any]:
-    base = baseline_of(runs, baseline)
-    shared = points(runs)
+def _context(found: Comparison, downloads: Mapping[str, str]) -> dict[str, Any]:
+    runs, alone = found.runs, len(found.runs) == 1
     recipes = {run.name: "<br>".join(recipe_lines(run)) for run in runs}
-    overview = [trade_off(shared, recipes)] if shared else []
-    sections = [_run_section(run, place, base, baseline) for place, run in enumerate(runs)]
+    overview = [trade_off(found.points, recipes)] if found.points else []
+    sections = [_run_section(found, place) for place in range(len(runs))]
     figures = [*overview, *(figure for section in sections for figure in section["figures"].values())]
-    data = json.dumps(report_data(runs, baseline))
     return {
-        "title": runs[0].name if len(runs) == 1 else "Runs compared",
+        "title": runs[0].name if alone else "Runs compared",
         "runs": sections,
         "overview": overview,
-        "comparison": change_table(runs[0]) if len(runs) == 1 else comparison_table(runs),
-        "baseline": baseline,
+        "comparison": change_table(found.changes[runs[0].name]) if alone else comparison_table(found),
         "figures": script_json({figure.key: figure.to_json() for figure in figures}),
         "plotly": Markup(get_plotlyjs().replace("</script", "<\\/script")),
         "style": Markup((TEMPLATE / "page.css").read_text()),
         "script": Markup((TEMPLATE / "page.js").read_text()),
-        "downloads": {
-            "report.json": data_uri("application/json", data.encode()),
-            "report.csv": data_uri("text/csv", csv_text(runs, baseline).encode()),
-        },
+        "downloads": {name: data_uri(KINDS[Path(name).suffix], text.encode()) for name, text in downloads.items()},
     }
 
 
-def _run_section(run: RunData, place: int, base: RunData | None, baseline: str) -> dict[str, Any]:
+def _run_section(found: Comparison, place: int) -> dict[str, Any]:
     """Everything on the page that belongs to one run."""
-    own = base if base is not None and base.name != run.name else None
-    name = own.name if own else "dense"
-    found, suite = gains(run, own), run.first_suite("corrupted")
-    figures: dict[str, Figure] = {}
-    if found:
-        figures["gains"] = gain_bars(found, name, f"gains-{place}")
-    if suite is not None:
-        figures["heat"] = heat_map(run, suite, f"heat-{place}")
-    figures["curves"] = run_curves(run, f"curves-{place}")
-    figures["widths"] = width_bars(run, f"widths-{place}")
+    run = found.runs[place]
     return {
         "name": run.name,
-        "figures": figures,
-        "tiles": [tile(change) for change in changes(run)],
+        "figures": _run_figures(found, place),
+        "tiles": [tile(change) for change in found.changes[run.name]],
         "metrics": extra_metrics(run),
         "events": run.of_kind("prune"),
         "frozen": [width for width in run.widths if width.frozen],
@@ -124,8 +103,19 @@ def _run_section(run: RunData, place: int, base: RunData | None, baseline: str) 
         "environment": run.environment,
         "counters": run.counters,
         "seconds": run.seconds,
-        "images": len(next(iter(run.scores("dense").values())).per_image()),
+        "images": len(run.scores("dense")["clean"].per_image()),
     }
+
+
+def _run_figures(found: Comparison, place: int) -> dict[str, Figure]:
+    run = found.runs[place]
+    suite, gain = run.first_suite("corrupted"), found.gains[run.name]
+    figures = {"gains": gain_bars(gain, found.over[run.name], f"gains-{place}")} if gain else {}
+    if suite is not None:
+        figures["heat"] = heat_map(run, suite, f"heat-{place}")
+    figures["curves"] = run_curves(run, f"curves-{place}")
+    figures["widths"] = width_bars(run, f"widths-{place}")
+    return figures
 
 
 def tile(change: Change) -> dict[str, Any]:

@@ -129,8 +129,9 @@
     const label = button.innerHTML;
     button.addEventListener("click", async () => {
       const done = await copied(document.getElementById(button.dataset.copy).textContent);
-      button.textContent = done ? "Copied" : "Select and copy";
-      say(button.textContent);
+      const what = button.querySelector(".hidden")?.textContent ?? "";
+      say(done ? `copied${what}` : `could not copy${what}; select the text`);
+      button.textContent = done ? "Copied" : "Select the text";
       window.setTimeout(() => { button.innerHTML = label; button.focus(); }, 1500);
     });
   });
