@@ -40,4 +40,4 @@ $(VENV)/.lint: pyproject.toml constraints.txt | $(BIN)/python
 	@touch $@ $(VENV)/.test $(VENV)/.demo
 
 clean:
-	rm -rf $(VENV) demo-output
+	rm -rf $(VENV) demo-output tests-output

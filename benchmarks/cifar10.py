@@ -61,7 +61,7 @@ def write_report(runs: Path) -> None:
     for name in RUNS:
         if (runs / name / "result.json").is_file():
             result = json.loads((runs / name / "result.json").read_text())
-            results[name] = {key: value for key, value in result.items() if key != "plan"}
+            results[name] = {key: value for key, value in result.items() if key != "groups"}
     results = {name: results[name] for name in RUNS if name in results}
     with atomic_write(RESULTS) as file:
         file.write((json.dumps(results) + "\n").encode())

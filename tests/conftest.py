@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,8 +12,15 @@ import pytest
 SHARED = Path(__file__).parents[2] / "shared" / "data"
 
 
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests of real data and weights say what they miss instead of failing on a stranger's machine."""
+    """Tests of real data, of weights and of a browser say what they miss instead of failing on a stranger's machine."""
+    if CHROMIUM is None:
+        for item in items:
+            if item.get_closest_marker("browser"):
+                item.add_marker(pytest.mark.skip(reason="needs Chromium: apt-get install chromium"))
     if SHARED.is_dir():
         return
     absent = pytest.mark.skip(reason=f"needs the CIFAR-10 data and pretrained weights in {SHARED}, which is absent")
@@ -27,10 +35,17 @@ def shared_data() -> Path:
     return SHARED
 
 
+@pytest.fixture(scope="session")
+def chromium() -> str:
+    """The browser; tests that take it are marked `browser`."""
+    assert CHROMIUM is not None
+    return CHROMIUM
+
+
 Tree = dict[str, Any]
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def tiny_recipe() -> Callable[..., Tree]:
     """A recipe that compresses a small digits network in about two seconds; keyword arguments replace sections."""
 

@@ -43,7 +43,7 @@ def written(tree: Tree, folder: Path) -> Path:
 
 def test_help_lists_the_verbs_with_a_sentence_each() -> None:
     text = call("--help")
-    for verb in ("demo", "compress", "evaluate", "profile", "groups", "export"):
+    for verb in ("demo", "compress", "compare", "evaluate", "profile", "groups", "export"):
         assert verb in text
     assert "small, fast and robust" in text
 
@@ -205,7 +205,8 @@ def test_evaluate_wants_a_kind_and_a_path() -> None:
 def test_import_needs_nothing_but_torch_for_the_core() -> None:
     code = (
         "import sys, adasap; adasap.trace_groups, adasap.score, adasap.select_channels, adasap.adaptive_radius;"
-        "print([m for m in ('torchvision', 'timm', 'pydantic', 'accelerate', 'typer') if m in sys.modules])"
+        "heavy = ('torchvision', 'timm', 'pydantic', 'accelerate', 'typer', 'plotly', 'jinja2');"
+        "print([m for m in heavy if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

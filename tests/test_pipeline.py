@@ -124,6 +124,9 @@ def test_a_run_leaves_everything_in_its_folder(tiny_recipe: TinyRecipe, tmp_path
         "model.safetensors",
         "result.json",
         "summary.md",
+        "report.html",
+        "report.json",
+        "report.csv",
         "tensorboard",
     }
     summary = json.loads((tmp_path / "result.json").read_text())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import shlex
 from pathlib import Path
 from typing import Annotated
 
@@ -14,7 +15,7 @@ from adasap.cli.runs import check_classes, cost_line, open_data, open_task, run_
 from adasap.config import Recipe, read_recipe
 from adasap.models import open_model
 from adasap.pruning import amount
-from adasap.report import profile_table, stage_table
+from adasap.report import PAGE, profile_table, stage_table
 from adasap.training import CompressionRun, first_plan, ignore, is_main_process
 
 
@@ -30,12 +31,14 @@ def compress(
     if dry_run:
         preview(checked, console)
         return
-    finished = run_recipe(checked, out / checked.name, console)
+    words = ["adasap", "compress", str(recipe), *(word for key in set_ or () for word in ("--set", key))]
+    finished = run_recipe(checked, out / checked.name, console, command=shlex.join([*words, "--out", str(out)]))
     if not is_main_process():
         return
     console.print(stage_table(finished.result.stages))
     console.print(profile_table(finished.profiles))
     console.print(f"{cost_line(finished, checked)}\nAll of it lies in {finished.folder}", highlight=False)
+    console.print(f"The page: {finished.folder / PAGE}", highlight=False, soft_wrap=True)
 
 
 def preview(recipe: Recipe, console: Console) -> None:

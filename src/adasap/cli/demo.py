@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-import json
+import shlex
 import time
 from pathlib import Path
 from typing import Annotated, Any
@@ -12,10 +12,11 @@ import typer
 from rich.console import Console
 from safetensors.torch import save
 
+from adasap.cli.compare import write_comparison
 from adasap.cli.runs import FinishedRun, run_recipe
 from adasap.config import parse_recipe
 from adasap.export import atomic_write
-from adasap.report import Table
+from adasap.report import PAGE, Table
 from adasap.robustness import Interval, bootstrap_mean, paired_difference
 
 DENSE_EPOCHS = 12
@@ -40,25 +41,24 @@ def demo(
 ) -> None:
     """Train a small model on digits, compress it three ways, compare them clean and corrupted."""
     console, started = Console(), time.perf_counter()
-    runs = {"dense": run_recipe(parse_recipe(dense_recipe(seed)), out / "dense", console)}
+    command = shlex.join(["adasap", "demo", "--out", str(out), "--seed", str(seed)])
+    runs = {"dense": run_recipe(parse_recipe(dense_recipe(seed)), out / "dense", console, command=command)}
     weights = str(export_dense(runs["dense"], out))
     for name, tree in compression_recipes(weights, seed).items():
-        runs[name] = run_recipe(parse_recipe(tree), out / name, console)
+        runs[name] = run_recipe(parse_recipe(tree), out / name, console, command=command)
     table = comparison(runs)
-    with atomic_write(out / "comparison.md") as file:
-        file.write(f"{table}\n".encode())
-    with atomic_write(out / "comparison.json") as file:
-        file.write(json.dumps(comparison_data(runs)).encode())
+    write_comparison([run.folder for name, run in runs.items() if name != "dense"], out / "comparison")
     console.print()
     console.print(table)
     console.print(
         "MACs: fraction kept; plain, 2 x: plain fine-tuning of twice the epochs, as many passes as AdaSAP. One seed; ± "
         "is half a 95 % interval over the test images, and another seed moves these numbers by some points.\n"
-        f"{time.perf_counter() - started:.0f} s. The models, records and this table lie in {out}/; for example\n"
+        f"{time.perf_counter() - started:.0f} s. The models and records lie in {out}/; for example\n"
         f"  adasap profile {out}/adasap/model.safetensors\n"
         f"  adasap evaluate {out}/adasap/model.safetensors --data digits: --suite clean --suite corrupted",
         highlight=False,
     )
+    console.print(f"The page: {out / 'comparison' / PAGE}", highlight=False, soft_wrap=True)
 
 
 def base_recipe(seed: int) -> dict[str, Any]:
@@ -139,17 +139,3 @@ def comparison(runs: dict[str, FinishedRun]) -> Table:
 def margin(interval: Interval) -> str:
     """Half the width of an interval, in percentage points."""
     return f"±{50 * (interval.high - interval.low):.1f}"
-
-
-def comparison_data(runs: dict[str, FinishedRun]) -> dict[str, Any]:
-    """The table's numbers, unrounded."""
-    return {
-        name: {
-            "scores": {suite: result.mean for suite, result in run.result.stages["fine-tuned"].items()},
-            "macs": run.profiles["compressed"].macs,
-            "parameters": run.profiles["compressed"].parameters,
-            "passes": run.result.counters.passes,
-            "seconds": run.seconds,
-        }
-        for name, run in runs.items()
-    }

@@ -28,6 +28,9 @@ from adasap.report import (
     profile_table,
     stage_table,
 )
+from adasap.report.comparison import Comparison, compare_runs
+from adasap.report.examples import save_examples
+from adasap.report.run_data import read_run
 from adasap.report.tensorboard import TensorBoardObserver
 from adasap.robustness import ImageSuite, SuiteSource, check_suite, open_suite
 from adasap.tasks import ClassificationTask, count_outputs
@@ -82,8 +85,12 @@ def check_classes(model: torch.nn.Module, recipe: Recipe, data: Data) -> None:
         check_suite(suite, input_size=recipe.model.input_size, num_outputs=num_outputs)
 
 
-def run_recipe(recipe: Recipe, folder: Path, console: Console) -> FinishedRun:
-    """Compresses by a recipe; everything it did lies in the folder, and a killed run goes on from there."""
+def run_recipe(recipe: Recipe, folder: Path, console: Console, *, command: str = "") -> FinishedRun:
+    """Compresses by a recipe; everything it did lies in the folder, and a killed run goes on from there.
+
+    Args:
+        command: How the user started it, for the page.
+    """
     started = time.perf_counter()
     data = open_data(recipe)
     torch.manual_seed(derived_seed(recipe.seed, "model"))  # weights that no file fills
@@ -105,7 +112,10 @@ def run_recipe(recipe: Recipe, folder: Path, console: Console) -> FinishedRun:
         return FinishedRun(folder, result, {}, time.perf_counter() - started)
     profiles = profile_models({"dense": dense, "compressed": result.model}, data.example_inputs)
     finished = FinishedRun(folder, result, profiles, time.perf_counter() - started)
-    _finish_folder(finished, recipe)
+    models = {"dense": dense.to(data.example_inputs.device), "compressed": result.model.cpu()}
+    suites = [suite for suite in data.suites if isinstance(suite, ImageSuite)]
+    save_examples(folder, models, open_task(recipe), suites, data.train.classes, data.example_inputs.device)
+    _finish_folder(finished, recipe, command)
     return finished
 
 
@@ -121,7 +131,7 @@ def _begin_folder(folder: Path, recipe: Recipe) -> None:
         file.write(json.dumps(environment(), indent=2).encode())
 
 
-def _finish_folder(run: FinishedRun, recipe: Recipe) -> None:
+def _finish_folder(run: FinishedRun, recipe: Recipe, command: str) -> None:
     result = run.result
     scores = {
         stage: {suite: scores.mean for suite, scores in suites.items()} for stage, suites in result.stages.items()
@@ -145,17 +155,31 @@ def _finish_folder(run: FinishedRun, recipe: Recipe) -> None:
         "scores": scores,
         "profiles": {name: dataclasses.asdict(profile) for name, profile in run.profiles.items()},
         "counters": dataclasses.asdict(result.counters),
-        "plan": _plan_data(result),
+        "groups": _groups_data(result),
         "seconds": run.seconds,
+        "command": command,
     }
     with atomic_write(run.folder / "result.json") as file:
         file.write(json.dumps(summary).encode())
     with atomic_write(run.folder / "summary.md") as file:
         file.write(summary_text(run, recipe).encode())
+    write_page(compare_runs([read_run(run.folder)]), run.folder)
 
 
-def _plan_data(result: Result) -> Any:
-    return {name: [len(kept), result.plan.num_channels[name]] for name, kept in result.plan.kept.items()}
+def write_page(found: Comparison, folder: Path) -> None:
+    """`report.html`, `report.json` and `report.csv`; Plotly and Jinja2 are imported only here."""
+    from adasap.report.page import write_report
+
+    write_report(found, folder)
+
+
+def _groups_data(result: Result) -> list[dict[str, Any]]:
+    """Every group's channels before and after, and why it stayed whole if it had to."""
+    after = result.plan.widths()
+    return [
+        {"name": g.name, "before": g.num_channels, "after": after.get(g.name, g.num_channels), "frozen": g.frozen}
+        for g in result.dense_groups
+    ]
 
 
 def summary_text(run: FinishedRun, recipe: Recipe) -> str:
@@ -168,7 +192,7 @@ def summary_text(run: FinishedRun, recipe: Recipe) -> str:
     }
     tables = [f"## {title}\n\n{table}" for title, table in sections.items() if table is not None]
     files = (
-        "Recipe: `recipe.yaml`; versions: `environment.json`; every step: `records.jsonl`; "
+        "Page: `report.html`; recipe: `recipe.yaml`; versions: `environment.json`; every step: `records.jsonl`; "
         "model: `model.safetensors` (`adasap.load`)."
     )
     return "\n\n".join([f"# {recipe.name}", *tables, cost_line(run, recipe), files]) + "\n"
