@@ -157,7 +157,7 @@ def test_examples_are_the_images_and_the_answers(tmp_path: Path) -> None:
     images[0, 0], images[2, 1] = 200, 200  # the first is red as labelled, the third is green but labelled blue
     data = InMemoryImages(images, labels, ["red", "green", "blue"])
     dark = SuiteSource(kind="corrupted", corruptions=("contrast",), severities=(1, 4, 5))
-    shown = [open_suite("clean", SuiteSource(kind="images"), data), open_suite("dark", dark, data)]
+    shown = [open_suite("clean", SuiteSource(kind="clean"), data), open_suite("dark", dark, data)]
     save_examples(tmp_path, {"dense": Brightest()}, AsFloat(), shown, data.classes, torch.device("cpu"))  # type: ignore[arg-type]
     entries = json.loads((tmp_path / "examples" / "examples.json").read_text())
     assert [(e["suite"], e["severity"], e["index"]) for e in entries] == [

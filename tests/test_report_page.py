@@ -38,7 +38,7 @@ def folder(tiny_recipe: Callable[..., Tree], tmp_path_factory: pytest.TempPathFa
     out = tmp_path_factory.mktemp("page")
     suites = {
         "corrupted": {"kind": "corrupted", "corruptions": ["contrast", "gaussian_noise"], "severities": [1, 3, 5]},
-        "later": {"kind": "images", "data": {"kind": "digits", "first": 200, "count": 50}},
+        "later": {"kind": "clean", "data": {"kind": "digits", "first": 200, "count": 50}},
     }
     for name, kept in (("tiny", 0.5), (HOSTILE, 0.3)):
         tree = tiny_recipe(name=name, data={"suites": suites}, pruning={"budget": {"macs": kept}})
