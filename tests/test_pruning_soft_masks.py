@@ -125,14 +125,14 @@ def test_an_ascent_leaves_masked_entries_where_they_are() -> None:
         def at(self, *arguments: Any) -> Any:
             perturbation = super().at(*arguments)
             assert perturbation is not None
-            offsets_of = perturbation.epsilon
+            offsets_of = perturbation.offsets
 
-            def epsilon(model: nn.Module, **options: bool) -> dict[str, Tensor]:
-                offsets = offsets_of(model, **options)
-                seen.append(offsets["conv2.weight"].clone())
-                return offsets
+            def offsets(parameters: Any, **options: bool) -> Any:
+                found = offsets_of(parameters)
+                seen.append(dict(zip(found.names, found.multiplied(), strict=True))["conv2.weight"].clone())
+                return offsets_of(parameters, **options)
 
-            perturbation.epsilon = epsilon  # type: ignore[method-assign]
+            perturbation.offsets = offsets  # type: ignore[method-assign]
             return perturbation
 
     trainer.step(batches(1)[0], "pruning", Watching(STEPS["SAM"]), None)
