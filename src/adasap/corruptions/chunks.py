@@ -7,8 +7,9 @@ from concurrent.futures import ThreadPoolExecutor
 
 import torch
 
-CHUNK_VALUES = 2**18
-"""One image of 224 pixels, or 85 of 32: what a core's second-level cache holds through the steps of a corruption."""
+CHUNK_VALUES = 2**19
+"""Three images of 224 pixels, or 170 of 32: half of it, and threads wait for each other between operators that are too
+short; twice as much, and the steps of a corruption leave the caches. Measured with benchmarks/corruptions.py."""
 
 
 def for_each_chunk(work: Callable[[slice], None], num_images: int, values_per_image: int) -> None:

@@ -29,9 +29,9 @@ def random_words(seeds: Tensor, purpose: str, count: int) -> Tensor:
         True
     """
     code = int.from_bytes(purpose.encode()[:8].ljust(8, b"\0"), "little", signed=True)
-    keys = _mix(_mix(seeds.to(torch.int64)) ^ code)
+    keys = _mix_(_mix_(seeds.to(torch.int64, copy=True)).bitwise_xor_(code))
     steps = torch.arange(1, count + 1, device=seeds.device).mul_(GAMMA)
-    return _mix(keys[:, None] + steps)
+    return _mix_(keys[:, None] + steps)
 
 
 def uniform(seeds: Tensor, purpose: str, shape: Sequence[int]) -> Tensor:
@@ -57,11 +57,15 @@ def integers(seeds: Tensor, purpose: str, shape: Sequence[int], bound: int) -> T
 
 
 def _unit(bits: Tensor) -> Tensor:
-    return ((bits >> 8) & 0xFF_FFFF).float().mul_(2.0**-24)
+    return (bits >> 8).bitwise_and_(0xFF_FFFF).float().mul_(2.0**-24)
 
 
-def _mix(word: Tensor) -> Tensor:
-    """SplitMix64's finalizer; a signed shift carries the sign along, so the bits that it adds are masked."""
-    for shift, factor in ((30, FIRST), (27, SECOND)):
-        word = (word ^ ((word >> shift) & ((1 << (64 - shift)) - 1))) * factor
-    return word ^ ((word >> 31) & ((1 << 33) - 1))
+def _mix_(word: Tensor) -> Tensor:
+    """SplitMix64's finalizer, in place; a signed shift carries the sign along, so the bits that it adds are masked."""
+    shifted = torch.empty_like(word)
+    for shift, factor in ((30, FIRST), (27, SECOND), (31, 1)):
+        torch.bitwise_right_shift(word, shift, out=shifted)
+        word.bitwise_xor_(shifted.bitwise_and_((1 << (64 - shift)) - 1))
+        if factor != 1:
+            word.mul_(factor)
+    return word
