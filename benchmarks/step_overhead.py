@@ -13,7 +13,8 @@ with one median pass over all contenders. The least own work of all rounds stand
 disturbs it least, and a small `--batch-size` gives many rounds soon. The ratio as the clock saw it, within a round,
 stands beside it with its quartiles; there the unit is half of two plain steps in a row, since the median of a sum of
 two skewed times is more than twice the median of one. The peers' handling of batch-norm statistics is left as it is:
-both of their passes update them.
+both of their passes update them. The process keeps its memory, as `adasap compress` does: otherwise each pass waits for
+the system to map what the one before gave back, and by how much depends on what lies between the two.
 """
 
 from __future__ import annotations
@@ -38,6 +39,7 @@ from torch.nn import functional as F
 
 from adasap.criteria import build_criterion
 from adasap.groups import trace_groups
+from adasap.memory import kept_memory
 from adasap.models.cifar_resnet import cifar_resnet20
 from adasap.sharpness import AdaptivePerturbation, adaptive_radius, sharpness_aware_gradients
 
@@ -224,7 +226,8 @@ def main() -> None:
         _, usual_batch_size, pixels, _ = SETTINGS[name]
         batch_size = arguments.batch_size or usual_batch_size
         steps = contenders(name, bf16=arguments.bf16, batch_size=batch_size)
-        rows = summary(measure(*steps, arguments.rounds))
+        with kept_memory():
+            rows = summary(measure(*steps, arguments.rounds))
         report["models"][name] = {"batch_size": batch_size, "pixels": pixels, "steps": rows}
         for contender, row in rows.items():
             print(

@@ -17,7 +17,17 @@ DETERMINISTIC = frozenset(
     ["defocus_blur", "zoom_blur", "brightness", "contrast", "pixelate", "jpeg_compression", "gaussian_blur", "saturate"]
 )
 MAX_DIFFERENCE_LEVELS = 2.0
-MAX_POINTS, MAX_RANDOM_POINTS, MAX_BOOTSTRAP_ERRORS = 1.0, 3.0, 3.0
+MAX_POINTS, MAX_RANDOM_POINTS, MAX_BOOTSTRAP_ERRORS, MAX_MEAN_POINTS = 1.0, 3.0, 3.0, 1.0
+
+
+def num_seeds(name: str) -> int:
+    """Over how many seeds the accuracy of a corruption is averaged."""
+    return 1 if name in DETERMINISTIC else 10
+
+
+def points_allowed(name: str, bootstrap_error: float) -> float:
+    """How far two accuracies may be apart, in points."""
+    return MAX_POINTS if name in DETERMINISTIC else max(MAX_RANDOM_POINTS, MAX_BOOTSTRAP_ERRORS * bootstrap_error)
 
 
 def spectrum(change: Tensor, num_rings: int = 8) -> Tensor:

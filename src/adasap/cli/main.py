@@ -16,6 +16,7 @@ from adasap.cli.export import export
 from adasap.cli.groups import groups
 from adasap.cli.profile import profile
 from adasap.errors import AdasapError
+from adasap.memory import kept_memory
 
 app = typer.Typer(
     name="adasap",
@@ -32,7 +33,8 @@ for verb in (demo, compress, compare, evaluate, profile, groups, export):
 def main() -> None:
     """Runs a verb; exit code 2 and one sentence for what a user can mend."""
     try:
-        app()
+        with kept_memory():
+            app()
     except (AdasapError, OSError) as error:
         Console(stderr=True).print(f"[bold red]{type(error).__name__}[/]: {escape(str(error))}", highlight=False)
         sys.exit(2)

@@ -16,8 +16,9 @@ from plotly.offline import get_plotlyjs
 
 from adasap.export import atomic_write
 from adasap.report.comparison import Change, Comparison, extra_metrics
-from adasap.report.figures import Figure, gain_bars, heat_map, trade_off
+from adasap.report.figures import Figure
 from adasap.report.figures_run import run_curves, width_bars
+from adasap.report.figures_scores import gain_bars, heat_map, trade_off
 from adasap.report.files import (
     PAGE,
     change_table,

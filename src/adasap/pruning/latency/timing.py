@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import ctypes
 import platform
 import statistics
 import time
@@ -16,14 +15,13 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from adasap.memory import kept_memory
 from adasap.pruning.latency.layers import LayerCall
 from adasap.pruning.latency.table import LatencyTable
 
 Precision = Literal["float32", "bf16", "fp16"]
 
 DTYPES: dict[Precision, torch.dtype] = {"float32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-
-_TRIM_THRESHOLD, _MMAP_MAX = -1, -4  # of mallopt(3)
 
 
 @dataclass(frozen=True)
@@ -75,7 +73,7 @@ class Setting:
         torch.set_num_threads(self.threads or before)
         limits = torch._dynamo.config.patch(recompile_limit=1024, accumulated_recompile_limit=65536)
         try:
-            with torch.inference_mode(), limits, _kept_memory():
+            with torch.inference_mode(), limits, kept_memory():
                 yield
         finally:
             torch.set_num_threads(before)
@@ -189,22 +187,6 @@ def timed_ms(run: Callable[[], Any], device: torch.device) -> float:
     run()
     _synchronize(device)
     return (time.perf_counter() - started) * 1e3
-
-
-@contextmanager
-def _kept_memory() -> Iterator[None]:
-    """Inside, glibc neither maps nor trims; afterwards it does both, at its largest limits. Without glibc, nothing."""
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if platform.system() == "Linux" else None
-    if mallopt is None:
-        yield
-        return
-    mallopt(_MMAP_MAX, 0)
-    mallopt(_TRIM_THRESHOLD, 2**31 - 1)
-    try:
-        yield
-    finally:
-        mallopt(_MMAP_MAX, 65536)
-        mallopt(_TRIM_THRESHOLD, 1 << 26)
 
 
 def _synchronize(device: torch.device) -> None:
