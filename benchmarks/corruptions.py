@@ -5,7 +5,8 @@
 Both corrupt the same generated images, at 224 and 32 pixels, with the constants for 224 (the peer has no others),
 once at each of the five severities per round; rounds are interleaved, in random order, and medians are reported.
 adasap gets the images as one batch and as many threads as there are cores. The peer works on one image at a time, so it
-gets a process per core, each with its share of the images handed over before, one thread and warm compiled code.
+gets a process per core, each with its share of the images handed over before, one thread and warm compiled code. All
+processes keep their memory, as `adasap evaluate` does.
 
 The overall ratio is the time for one image under each of the 15 benchmark corruptions at 224 pixels, the peer's over
 adasap's. The script fails below a ratio of 5, or if one of the 15 is missing.
@@ -35,6 +36,7 @@ from files import write_json
 from torch import Tensor
 
 from adasap.corruptions import BENCHMARK, NUM_SEVERITIES, VALIDATION, corrupt, corruption_names
+from adasap.memory import kept_memory
 
 IMAGES = {224: 16, 32: 256}
 SEVERITIES = range(1, NUM_SEVERITIES + 1)
@@ -102,11 +104,12 @@ def peer_worker(pipe: Connection, images: Sequence[np.ndarray]) -> None:
 
     warnings.simplefilter("ignore")
     cv2.setNumThreads(1)
-    while (name := pipe.recv()) is not None:
-        for severity in SEVERITIES:
-            for image in images:
-                imagecorruptions.corrupt(image, severity=severity, corruption_name=name)
-        pipe.send(name)
+    with kept_memory():
+        while (name := pipe.recv()) is not None:
+            for severity in SEVERITIES:
+                for image in images:
+                    imagecorruptions.corrupt(image, severity=severity, corruption_name=name)
+            pipe.send(name)
 
 
 def measure(names: Sequence[str], images: Tensor, rounds: int, cores: int) -> dict[str, dict[str, float]]:
@@ -167,10 +170,11 @@ def main() -> None:
     torch.set_num_threads(options.cores)
     names = [name for name in options.only if name in corruption_names()]
     print("side  corruption            adasap      peer   ratio   (images/s)")
-    by_side = {
-        side: measure(names, photos(count, side), options.rounds, options.cores)
-        for side, count in zip(IMAGES, options.images, strict=True)
-    }
+    with kept_memory():
+        by_side = {
+            side: measure(names, photos(count, side), options.rounds, options.cores)
+            for side, count in zip(IMAGES, options.images, strict=True)
+        }
     failures = verdict(by_side)
     if options.out:
         write_json(options.out, report(by_side, options))
