@@ -26,7 +26,7 @@ from adasap.corruptions import BENCHMARK, VALIDATION, corrupt
 
 ROOT = Path(__file__).parents[1]
 SHARED = ROOT.parent / "shared" / "data"
-NUM_PHOTOS = 16
+NUM_PHOTOS = 48
 
 
 def main() -> None:
@@ -63,9 +63,13 @@ def at_32(name: str) -> list[dict[str, float]]:
 
 
 def at_224(name: str, clean: Tensor) -> list[dict[str, float]]:
-    """One comparison per severity; the peer draws from NumPy's global state."""
+    """One comparison per severity, each with draws of its own; the peer draws from NumPy's global state."""
     np.random.seed(0)  # noqa: NPY002
-    return [parity.compared(clean, corrupt(clean, name, s), parity.peer(clean, name, s)) for s in range(1, 6)]
+    seeds = torch.arange(len(clean))
+    return [
+        parity.compared(clean, corrupt(clean, name, s, seeds=seeds + s * len(clean)), parity.peer(clean, name, s))
+        for s in range(1, 6)
+    ]
 
 
 if __name__ == "__main__":

@@ -45,11 +45,12 @@ def parity_table(found: dict[str, dict[str, Any]]) -> Table:
 def compared(severities: list[dict[str, float]]) -> list[str]:
     """Of the severity that is furthest off: pixels or mean of the change, ratio of standard deviations, spectrum."""
     pixels = max(part["mean_absolute_difference"] for part in severities)
-    means = [part["mean_of_change"] - part["mean_of_change_theirs"] for part in severities]
+    means = [(part["mean_of_change"] - part["mean_of_change_theirs"], part["mean_error"]) for part in severities]
+    mean, error = max(means, key=lambda pair: abs(pair[0]))
     ratios = [part["std_of_change"] / part["std_of_change_theirs"] for part in severities]
     worst_ratio = max(ratios, key=lambda ratio: max(ratio, 1 / ratio))
     spectrum = max(part["spectrum_decades_apart"] for part in severities)
-    return [f"{pixels:.2f} / {max(means, key=abs):+.2f}", f"{worst_ratio:.2f}", f"{spectrum:.2f}"]
+    return [f"{pixels:.2f} / {mean:+.2f} ± {error:.2f}", f"{worst_ratio:.2f}", f"{spectrum:.2f}"]
 
 
 def speed_table(by_side: dict[str, dict[str, dict[str, float]]]) -> Table:

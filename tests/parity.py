@@ -47,10 +47,17 @@ def compared(clean: Tensor, ours: Tensor, theirs: Tensor) -> dict[str, float]:
         "mean_absolute_difference": (mine - other).abs().mean().item(),
         "mean_of_change": mine.mean().item(),
         "mean_of_change_theirs": other.mean().item(),
+        "mean_error": mean_error(mine, other),
         "std_of_change": mine.std().item(),
         "std_of_change_theirs": other.std().item(),
         "spectrum_decades_apart": decades.abs().max().item(),
     }
+
+
+def mean_error(mine: Tensor, other: Tensor) -> float:
+    """Standard error of the difference of two mean changes: whole images are drawn lighter or darker (fog, frost)."""
+    image_means = torch.stack([change.mean(dim=(1, 2, 3)) for change in (mine, other)])
+    return (image_means.var(dim=1).sum() / len(mine)).sqrt().item()
 
 
 def reference(shared_data: Path, name: str) -> tuple[Tensor, Tensor, Tensor]:

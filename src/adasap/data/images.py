@@ -47,8 +47,8 @@ class InMemoryImages:
 
     Example:
         >>> data = InMemoryImages(torch.zeros(2, 3, 4, 4, dtype=torch.uint8), torch.tensor([1, 0]))
-        >>> len(data), data.num_classes, data[0][1]
-        (2, 2, 1)
+        >>> len(data), data.num_classes
+        (2, 2)
     """
 
     def __init__(

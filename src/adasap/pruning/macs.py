@@ -44,11 +44,10 @@ class MACs:
     Args:
         model: Left as it is; parameters by qualified name, as in the groups' slots.
         groups: Its channel groups.
-        example_inputs: A batch, or the tuple of the model's arguments; its first tensor's first axis is the
-        batch.
+        example_inputs: A batch, or the tuple of the model's arguments; its first tensor's first axis is the batch.
     Attributes:
-        constant_operators: Where in the model, with the operator -> MACs per image that do not follow the
-        widths. uncounted: Operator -> number of calls that compute something and add nothing to the total.
+        constant_operators: Where in the model, with the operator -> MACs per image that do not follow the widths.
+        uncounted: Operator -> number of calls that compute something and add nothing to the total.
     Raises:
         TraceError: If the model cannot be exported.
     Example:

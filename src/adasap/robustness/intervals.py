@@ -78,7 +78,9 @@ def paired_difference(
     Args:
         scores: float [N] of one model.
         baseline: float [N] of the other model on the same images in the same order.
-        level, resamples, seed: As for `bootstrap_mean`.
+        level: As for `bootstrap_mean`.
+        resamples: As for `bootstrap_mean`.
+        seed: As for `bootstrap_mean`.
 
     Raises:
         ValueError: If the two do not hold the same number of images; else as `bootstrap_mean`.
