@@ -38,7 +38,8 @@ def text(x: float, y: float, words: str, *, color: str = INK, anchor: str = "mid
 
 def line(points: list[tuple[float, float]], color: str, width: float = 2, dashes: str = "none") -> str:
     path = " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
-    return f'<polyline points="{path}" fill="none" stroke="{color}" stroke-width="{width}" stroke-dasharray="{dashes}"/>'
+    stroke = f'stroke="{color}" stroke-width="{width}" stroke-dasharray="{dashes}"'
+    return f'<polyline points="{path}" fill="none" {stroke}/>'
 
 
 def dot(x: float, y: float, color: str) -> str:
@@ -99,7 +100,8 @@ def ellipsoid() -> str:
     ]
     center, scale = (230, 150), 65
     parts = [line([(20, 150), (440, 150)], SOFT, 1), line([(230, 10), (230, 290)], SOFT, 1)]
-    parts += [text(436, 168, "less important channel", anchor="end"), text(238, 22, "more important channel", anchor="start")]
+    parts.append(text(436, 168, "less important channel", anchor="end"))
+    parts.append(text(238, 22, "more important channel", anchor="start"))
     for place, (name, color, perturbation, half_axes) in enumerate(shown):
         net[0].weight.grad = torch.tensor([0.8, 0.6]).view(2, 1, 1, 1)
         x, y = (value * scale for value in perturbation.epsilon(net)["0.weight"].flatten().tolist())
