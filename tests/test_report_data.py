@@ -14,8 +14,10 @@ from PIL import Image
 
 from adasap.errors import DataError
 from adasap.report.comparison import changes, compare_runs, extra_metrics, gains, points
+from adasap.report.environment import environment
 from adasap.report.examples import save_examples
 from adasap.report.files import csv_text, report_data, write_summary
+from adasap.report.page import page_html
 from adasap.report.profile import Latency, Profile
 from adasap.report.run_data import RunData, Width, read_run, read_runs
 from adasap.robustness import SuiteResult
@@ -41,10 +43,10 @@ def a_run(name: str, dense: dict[str, SuiteResult], small: dict[str, SuiteResult
         "folder": Path(name),
         "recipe": {"seed": 3},
         "recipe_yaml": "seed: 3\n",
-        "environment": {},
+        "environment": environment(),
         "stages": {"dense": dense, "fine-tuned": small},
         "profiles": profiles,
-        "counters": {},
+        "counters": {"step": 8, "passes": 16, "skipped": 0, "training_seconds": 1.0},
         "widths": (Width("conv", 4, 2), Width("head", 10, 10, ("output of the model",))),
         "seconds": 1.0,
         "records": (),
@@ -93,7 +95,9 @@ def test_runs_without_corruptions_have_no_gains_and_no_point() -> None:
     plain = a_run("plain", suites(ONES, {}), suites(HALF, {}))
     assert gains(plain) == []
     assert points([plain]) == []
-    assert "gains" in report_data(compare_runs([plain]))["runs"]["plain"]
+    found = compare_runs([plain])
+    assert "gains" in report_data(found)["runs"]["plain"]
+    assert "gains-0" not in page_html(found, {})
 
 
 def test_metrics_beside_accuracy_are_taken_as_they_come() -> None:
