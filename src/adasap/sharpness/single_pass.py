@@ -148,12 +148,22 @@ class RemovalPerturbation(SinglePassPerturbation):
         removal: Removal = "attenuate",
         share: float = 0.5,
     ) -> None:
-        self._groups = prunable(groups)
+        self._groups = [group for group in prunable(groups) if not group.is_output]
         self.rho_max, self.removal, self.share = rho_max, removal, share
         self.update(radii)
 
     def update(self, radii: Radii) -> None:
-        """Takes new radii for the same groups."""
+        """Takes new radii for the same groups.
+
+        Raises:
+            ValueError: If radii are missing or have another length than their group.
+        """
+        for group in self._groups:
+            if group.name not in radii or radii[group.name].shape != (group.num_channels,):
+                raise ValueError(
+                    f"group {group.name!r} needs one radius for each of its {group.num_channels} channels; score every "
+                    "group that can be pruned, anew after a cut"
+                )
         self._radii = radii
 
     @property

@@ -42,7 +42,7 @@ def require_feasible(
             f"criterion {pruning.criterion!r} needs gradients, but the first pruning event comes "
             "before any step; give warm_up.epochs above 0, or a criterion of the weights such as l2"
         )
-    _require_form(config, criterion, model)
+    require_form(config, criterion, model)
     if pruning.prepare.masks and len(events) == 1:
         raise RecipeError(
             "pruning.prepare.kind soft_masks needs two events, but only one fits into the window; give a larger "
@@ -54,8 +54,12 @@ def require_feasible(
     selection.plan(groups, equal, events[-1].limit)
 
 
-def _require_form(config: Compression, criterion: Criterion, model: nn.Module) -> None:
-    """Whether the steps' forms yield what the run needs."""
+def require_form(config: Compression, criterion: Criterion, model: nn.Module) -> None:
+    """Whether the steps' forms yield what the run needs.
+
+    Raises:
+        RecipeError: If nothing can be moved, evidence would be missing, or statistics could not be renewed.
+    """
     both = (config.warm_up.sharpness, config.fine_tune.sharpness)
     if any(s.perturbation.norm_only for s in both):
         if not Channels(()).norms(dict(model.named_parameters())):
