@@ -22,7 +22,7 @@ import platform
 import random
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -40,7 +40,7 @@ from adasap.sharpness import PerturbationOptions, StepForm, sharpness_aware_grad
 from adasap.tasks import part_of
 from adasap.training import Perturber, SharpnessOptions
 
-SETTINGS = {"resnet20": (cifar_resnet20, 128, 32, 10), "resnet50": (torchvision.models.resnet50, 8, 128, 1000)}
+SETTINGS = {"resnet20": (cifar_resnet20, 128, 32, 10), "resnet50": (torchvision.models.resnet50, 8, 96, 1000)}
 RATE = {"lr": 1e-3, "momentum": 0.9, "weight_decay": 1e-4}
 NORMS = PerturbationOptions(norm_only=True)
 FORMS = {
@@ -128,16 +128,21 @@ def contenders(name: str, batch_size: int, pixels: int) -> dict[str, Contender]:
     return {form: Contender(model, groups, batch, options) for form, options in FORMS.items()}
 
 
-def measure(forms: dict[str, Contender], rounds: int) -> None:
-    """Interleaved rounds in random order, after two to warm up: a stale direction begins with the second step."""
+def measure(forms: dict[str, Contender], rounds: int) -> Iterator[int]:
+    """Interleaved rounds in random order, after one to warm up; yields after each how many there are.
+
+    A stale direction begins with a form's second step, and the first round is of two.
+    """
     names, shuffle = list(forms), random.Random(0).shuffle
-    for number in range(rounds + 2):
+    for number in range(rounds + 1):
         shuffle(names)
         for name in names:
-            forms[name].round(2 if name == "plain" else 1)
-        if number == 1:
+            forms[name].round(2 if name == "plain" or number == 0 else 1)
+        if number == 0:
             for form in forms.values():
                 form.times = Times()
+        else:
+            yield number
 
 
 def summary(forms: dict[str, Contender]) -> dict[str, dict[str, float]]:
@@ -194,26 +199,25 @@ def main() -> None:
     _, usual, pixels, _ = SETTINGS[arguments.model]
     batch_size = arguments.batch_size or usual
     forms = contenders(arguments.model, batch_size, pixels)
-    with kept_memory():
-        measure(forms, arguments.rounds)
     report: dict[str, Any] = {
         "unit": "plain steps (one forward, backward and SGD step), median over interleaved rounds",
         "model": arguments.model,
         "batch_size": batch_size,
         "pixels": pixels,
         "threads": arguments.threads,
-        "rounds": arguments.rounds,
         "machine": platform.processor() or platform.machine(),
         "versions": {package: importlib.metadata.version(package) for package in ("adasap", "torch", "torchvision")},
-        "forms": summary(forms),
     }
-    for name, row in report["forms"].items():
+    with kept_memory():
+        for done in measure(forms, arguments.rounds):
+            if done >= 2 and arguments.out:  # what was measured is kept, should the rest be interrupted
+                report |= {"rounds": done, "forms": summary(forms)}
+                with atomic_write(arguments.out) as file:
+                    file.write((json.dumps(report, indent=2) + "\n").encode())
+    for name, row in summary(forms).items():
         spread = f"{row['lower_quartile']:.2f} to {row['upper_quartile']:.2f}"
         first = f"floor {row['floor']:.2f}, first pass {row['first_pass']:.2f}"
         print(f"{name:28} {row['plain_steps']:.3f} ({spread}), {first}")
-    if arguments.out:
-        with atomic_write(arguments.out) as file:
-            file.write((json.dumps(report, indent=2) + "\n").encode())
 
 
 if __name__ == "__main__":
