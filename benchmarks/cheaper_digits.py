@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import copy
 import json
+import math
 import statistics
 import time
 from pathlib import Path
@@ -141,6 +142,11 @@ def difference(cells: list[dict[str, Any]], form: str, than: str, key: str) -> t
     return statistics.mean(pairs), half
 
 
+def signed(value: float, half: float) -> str:
+    """A difference, with half of its interval if there is one."""
+    return f"{value:+.2f}" if math.isnan(half) else f"{value:+.2f} ± {half:.2f}"
+
+
 def page(report: dict[str, Any], command: str) -> str:
     """The table as Markdown, with the answer to the question."""
     cells = report["cells"]
@@ -154,12 +160,12 @@ def page(report: dict[str, Any], command: str) -> str:
         cost = statistics.mean(c["plain_steps"] for c in mine) / exact_steps
         clean, corrupted = (statistics.mean(c[key] for c in mine) for key in ("clean", "corrupted"))
         gain, half = difference(cells, form, "exact", "corrupted")
-        over_plain = difference(cells, form, "plain", "corrupted")
+        over_plain = signed(*difference(cells, form, "plain", "corrupted"))
         rows.append(
             f"| {form} | {cost:.2f} | {clean:.2f} | {corrupted:.2f} | "
-            + ("" if form == "exact" else f"{gain:+.2f} ± {half:.2f}")
+            + ("" if form == "exact" else signed(gain, half))
             + " | "
-            + ("" if form == "plain" else f"{over_plain[0]:+.2f} ± {over_plain[1]:.2f}")
+            + ("" if form == "plain" else over_plain)
             + f" | {len(mine)} |"
         )
         if not form.startswith(("exact", "plain")) and cost <= 1.25:
@@ -212,7 +218,8 @@ def main() -> None:
     report: dict[str, Any] = json.loads(arguments.out.read_text()) if arguments.out.is_file() else {"cells": []}
     report |= {"split": arguments.split, "torch": torch.__version__}
     done = {(c["form"], c["seed"]) for c in report["cells"]}
-    suites = suites_of(arguments.split)
+    wanted = {(form, seed) for form in arguments.forms for seed in range(arguments.seeds)}
+    suites = suites_of(arguments.split) if wanted - done else {}
     with kept_memory():
         for seed in range(arguments.seeds):
             for form in arguments.forms:
