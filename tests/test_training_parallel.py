@@ -83,6 +83,22 @@ def test_both_ranks_end_with_the_same_weights(
 
 
 @pytest.mark.slow
+def test_both_ranks_take_cheaper_steps_alike(tiny_recipe: Callable[..., Tree], tmp_path: Path) -> None:
+    """A stale direction is the reduced gradient; a part of each rank's batch gives norms alone."""
+    tree = tiny_recipe(
+        warm_up={"epochs": 1, "sharpness": {"form": {"direction": "stale"}}},
+        pruning={"criterion": "taylor"},
+        fine_tune={
+            "epochs": 1,
+            "sharpness": {"kind": "uniform", "form": {"subbatch": 0.5}, "perturbation": {"norm_only": True}},
+        },
+        training={"batch_size": 32, "average_decay": 0.9, "runtime": {"device": "cpu"}},
+    )
+    first, second = launch(tree, tmp_path / "two", ranks=2)
+    assert equal(first, second)
+
+
+@pytest.mark.slow
 def test_both_ranks_mask_and_choose_alike(tiny_recipe: Callable[..., Tree], tmp_path: Path) -> None:
     search = {"selection": "candidates", "candidates": {"count": 3, "calibration_batches": 1, "scoring_batches": 2}}
     tree = tiny_recipe(

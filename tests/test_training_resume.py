@@ -110,7 +110,7 @@ def killing(function, at, before):
 import adasap.sharpness.gradients, adasap.training.event
 moment = sys.argv.pop(1)
 if moment == "between the passes":
-    step = adasap.sharpness.gradients._Step
+    step = adasap.sharpness.gradients.Step
     step._pass = killing(step._pass, 20, before=True)  # an even pass: the weights are the moved ones
 elif moment == "during a write":
     os.fsync = killing(os.fsync, 14, before=True)

@@ -61,7 +61,7 @@ def preview(recipe: Recipe, console: Console) -> None:
         f"{amount(cost)} ({cost / dense:.3f}) by this plan.\n"
         f"{times.num_steps} steps: warm-up to {times.warm_up_end}, {len(times.events)} pruning events to "
         f"{times.pruning_end}, then fine-tuning.\n"
-        f"Cost: {times.plain_steps(recipe)} plain steps; one took {seconds:.2f} s here at dense width, "
+        f"Cost: {times.plain_steps(recipe):.0f} plain steps; one took {seconds:.2f} s here at dense width, "
         f"so at most about {times.plain_steps(recipe) * seconds / 60:.0f} minutes without evaluations.",
         highlight=False,
     )

@@ -129,7 +129,7 @@ def comparison(runs: dict[str, FinishedRun]) -> Table:
                 f"{100 * final['clean'].mean:.2f}",
                 f"{100 * corrupted.value:.2f} {margin(corrupted)}",
                 "" if name == "adasap" else f"{100 * gain.value:+.2f} {margin(gain)}",
-                str(run.result.counters.passes),
+                f"{run.result.counters.passes:.0f}",
             ]
         )
     header = ["run", "MACs", "params", "clean (%)", "corrupted (%)", "AdaSAP's gain", "passes"]

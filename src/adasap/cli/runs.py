@@ -211,7 +211,7 @@ def cost_line(run: FinishedRun, recipe: Recipe) -> str:
         f" ({asked} were asked for, the others did not fit into the window)" if counters.events < asked else ""
     )
     return (
-        f"{counters.step} steps, {counters.passes} forward-backward passes (plain-step units), "
+        f"{counters.step} steps, {counters.passes:.0f} forward-backward passes (plain-step units), "
         f"{counters.skipped} skipped; {events}; {counters.training_seconds:.0f} s of training, {run.seconds:.0f} s in "
         f"all; seed {recipe.seed}."
     )

@@ -22,7 +22,8 @@ class Criterion(Protocol):
 
     A criterion holds no state that changes from call to call, so a resumed run scores as the uninterrupted
     one did. It may also have `validate(model, groups)`, which raises before training starts when it cannot
-    score them.
+    score them, and `norm_gradients = True` if it reads the gradients of norm layers alone, which is all that a
+    step with `norm_only` makes at w.
     """
 
     @property

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -44,6 +45,7 @@ class TaylorNorm:
     HALP (arXiv:2110.10811) adds the norms of a group before the absolute value, as here. Not normalised.
     """
 
+    norm_gradients: ClassVar[bool] = True
     needs: frozenset[Need] = frozenset({"gradients"})
 
     def validate(self, model: nn.Module, groups: Sequence[ChannelGroup]) -> None:

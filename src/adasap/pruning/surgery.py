@@ -24,6 +24,7 @@ def apply_plan_(
     *,
     optimizer: Optimizer | None = None,
     companions: Sequence[nn.Module] = (),
+    carried: Sequence[dict[str, Tensor]] = (),
 ) -> tuple[ChannelGroup, ...]:
     """Cuts weights, gradients, buffers, optimizer state and companions in place; everything else keeps its
     object.
@@ -40,6 +41,8 @@ def apply_plan_(
         plan: Made for these very groups.
         optimizer: The one that trains the model, or None.
         companions: Models with the same parameter names, such as averaged weights; cut alike.
+        carried: Parameter name -> tensor of its shape, such as gradients of the step before; each tensor is replaced
+            in its dictionary by its cut.
     Returns:
         The groups in the indices of the cut model, for the next event.
     Raises:
@@ -59,9 +62,12 @@ def apply_plan_(
     for title, twin in twins.items():
         _require_fit(twin, groups, title)
         _require_same_shapes(bare, twin, by_name, title)
+    _require_carried_fit(bare, carried)
     state_cuts = _plan_state_cuts(optimizer, bare, by_name) if optimizer is not None else []
     for cut in state_cuts:
         cut.state[cut.key] = cut_tensor(cut.state[cut.key], cut.masks)
+    for tensors in carried:
+        tensors |= {name: cut_tensor(t, by_name[name]) for name, t in tensors.items() if name in by_name}
     for twin in twins.values():
         cut_(twin, groups, plan.kept)
     after = cut_(bare, groups, plan.kept)
@@ -119,6 +125,17 @@ def _require_same_shapes(model: nn.Module, twin: nn.Module, names: Iterable[str]
                 f"{title}: {name!r} has shape {tuple(theirs[name].shape)}, the model's is "
                 f"{tuple(ours[name].shape)}; cut companions in every event, or not at all"
             )
+
+
+def _require_carried_fit(model: nn.Module, carried: Sequence[dict[str, Tensor]]) -> None:
+    parameters = named_tensors(model)
+    for tensors in carried:
+        for name, tensor in tensors.items():
+            if name not in parameters or parameters[name].shape != tensor.shape:
+                raise PlanError(
+                    f"carried: {name!r} of shape {tuple(tensor.shape)} is no parameter of the model; carry tensors of "
+                    "the parameters' names and shapes, through every event"
+                )
 
 
 def _plan_state_cuts(

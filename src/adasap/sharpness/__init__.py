@@ -3,15 +3,20 @@ statistics."""
 
 from adasap.sharpness.batchnorm import recalibrate_
 from adasap.sharpness.gradients import StepLoss, sharpness_aware_gradients
-from adasap.sharpness.options import PerturbationOptions
+from adasap.sharpness.options import PerturbationOptions, StepForm
 from adasap.sharpness.perturbation import AdaptivePerturbation, Perturbation, UniformPerturbation
 from adasap.sharpness.radius import adaptive_radius
+from adasap.sharpness.single_pass import RemovalPerturbation, SinglePassPerturbation, StalePerturbation
 from adasap.sharpness.swap import perturbed
 
 __all__ = [
     "AdaptivePerturbation",
     "Perturbation",
     "PerturbationOptions",
+    "RemovalPerturbation",
+    "SinglePassPerturbation",
+    "StalePerturbation",
+    "StepForm",
     "StepLoss",
     "UniformPerturbation",
     "adaptive_radius",

@@ -16,6 +16,11 @@ def _tracking(modules: Iterable[nn.Module]) -> list[_NormBase]:
     return [m for m in modules if isinstance(m, _NormBase) and m.running_mean is not None]
 
 
+def keeps_statistics(model: nn.Module) -> bool:
+    """Whether a layer of the model keeps running statistics."""
+    return bool(_tracking(model.modules()))
+
+
 class RunningStatistics:
     """The running means, variances and batch counters that a forward pass in training mode would change.
 

@@ -3,23 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-from adasap.groups.members import members, named_parameters
-from adasap.sharpness.batchnorm import RunningStatistics
+from adasap.sharpness.passes import LossAndBackward, Parameters, Step
 from adasap.sharpness.perturbation import Perturbation
-from adasap.sharpness.randomness import RandomState
-from adasap.sharpness.swap import Offsets, swapped
+from adasap.sharpness.single_pass import SinglePassPerturbation
 from adasap.sharpness.wrappers import unwrap
-
-Parameters = Sequence[nn.Parameter]
-Gradients = dict[nn.Parameter, Tensor]
-LossAndBackward = Callable[[], "Tensor | float"]
 
 
 @dataclass(frozen=True)
@@ -27,12 +21,12 @@ class StepLoss:
     """What one step saw; numbers are on the host, read with a single wait.
 
     Attributes:
-        loss: L(w), of the first pass.
+        loss: L(w), of the first pass; of a single pass its loss, wherever it was made.
         perturbed_loss: L(w + eps), of the last pass; equal to `loss` after a single pass.
         gradient_norm: Norm of all that lies in `.grad` now, loss scale included.
         finite: Whether that norm is finite. If not, skip the optimizer's step (a GradScaler does it by
             itself).
-        num_passes: 2, or 1 for a plain step.
+        num_passes: 2, or 1 for a plain step and for one whose perturbation needs no first pass.
     """
 
     loss: float
@@ -43,7 +37,8 @@ class StepLoss:
 
     @property
     def gap(self) -> float:
-        """L(w + eps) - L(w), the one-step sharpness; 0 after a single pass."""
+        """L(w + eps) - L(w), the one-step sharpness; 0 after a single pass. If the first pass saw a part of the batch,
+        the two losses are of different images: right in the mean over batches, and noisier."""
         return self.perturbed_loss - self.loss
 
 
@@ -52,7 +47,9 @@ def sharpness_aware_gradients(
     perturbation: Perturbation | None,
     loss_and_backward: LossAndBackward,
     *,
+    first_pass: LossAndBackward | None = None,
     on_clean_gradients: Callable[[], None] | None = None,
+    on_direction: Callable[[], None] | None = None,
     accumulate: bool = False,
     sync_perturbation: bool = False,
 ) -> StepLoss:
@@ -66,6 +63,10 @@ def sharpness_aware_gradients(
     Running statistics of norm layers are those of pass 1. Extra memory during the passes: one copy of the
     trainable weights. If the gradient of pass 1 is not finite, eps = 0 and the last pass is made all the
     same, so that all ranks of a data-parallel run make it.
+
+    Cheaper forms: `first_pass` sees a part of the batch; norm statistics are then those of the last pass. A
+    perturbation with `norm_only` makes pass 1 without the gradients that it does not use. A `SinglePassPerturbation`
+    makes no pass 1: the hook then sees the gradient of the only pass, at w + eps, and norm statistics are its own.
 
     Gradient accumulation, two forms: (A) call this once per micro-batch with `accumulate=True`: each
     micro-batch has its own eps and its gradient is added to what lies in `.grad`. (B) let `loss_and_backward`
@@ -81,8 +82,10 @@ def sharpness_aware_gradients(
             pass.
         loss_and_backward: Computes the loss of the batch, calls `backward`, returns the loss. Called once per
             pass; must neither clear gradients nor step.
+        first_pass: Used for pass 1 in place of `loss_and_backward`, under the same terms.
         on_clean_gradients: Called after pass 1, when `.grad` holds this batch's gradient at w (times the loss
             scale). What it keeps of a gradient it must clone.
+        on_direction: Called when `.grad` holds what eps is made of, and may change it; not in a plain step.
         accumulate: Add to the gradients that are there; otherwise they are cleared first.
         sync_perturbation: Under data parallelism, average the gradient of pass 1 over the ranks; by default
             each rank perturbs by its own.
@@ -91,7 +94,9 @@ def sharpness_aware_gradients(
         the step.
     Raises:
         ValueError: If a hook is to see the gradient of one micro-batch, but data parallelism averages it
-            together with earlier ones (a plain step with `accumulate=True` outside `no_sync`).
+            together with earlier ones (a plain step with `accumulate=True` outside `no_sync`); for a perturbation
+            that remembers gradients and `accumulate=True`; for `norm_only` and `sync_perturbation` under data
+            parallelism, which waits for all gradients.
     Example:
         >>> layer = nn.Linear(1, 1, bias=False)
         >>> _ = nn.init.ones_(layer.weight)
@@ -106,102 +111,49 @@ def sharpness_aware_gradients(
         (1.0, 1.25, 3.0, 1.0)
     """
     plain = perturbation is None or perturbation.is_zero
-    if plain and accumulate and on_clean_gradients and getattr(model, "require_backward_grad_sync", False):
-        raise ValueError(
-            "a plain step that accumulates under data parallelism cannot show the hook one micro-batch's "
-            "gradient; let loss_and_backward loop over the micro-batches instead of accumulate=True"
-        )
-    step = _Step(unwrap(model), loss_and_backward, on_clean_gradients, accumulate)
+    _refuse(model, perturbation, plain, bool(on_clean_gradients), accumulate, sync_perturbation)
+    step = Step(unwrap(model), loss_and_backward, on_clean_gradients, on_direction, accumulate)
     step.owns_gradients = not hasattr(model, "no_sync")  # data parallelism may fill their memory again in pass 2
     before = step.statistics.copy()
     try:
         if perturbation is None or plain:
             loss = perturbed_loss = step.plain()
+        elif isinstance(perturbation, SinglePassPerturbation):
+            loss = perturbed_loss = step.moved(perturbation)
         else:
             local = nullcontext() if sync_perturbation else _without_sync(model)
-            loss, perturbed_loss = step.two_passes(perturbation, local)
+            loss, perturbed_loss = step.two_passes(perturbation, local, first_pass)
     except BaseException:
         step.statistics.write_(before)
         raise
-    result = _read(step.parameters, loss, perturbed_loss, num_passes=1 if plain else 2)
+    single = plain or isinstance(perturbation, SinglePassPerturbation)
+    result = _read(step.parameters, loss, perturbed_loss, num_passes=1 if single else 2)
     if not result.finite or not math.isfinite(result.loss):
         step.statistics.write_(before)
+    if isinstance(perturbation, SinglePassPerturbation):
+        perturbation.end_step(step.named, finite=result.finite)
     return result
 
 
-class _Step:
-    """The passes of one step, over parameters that are looked up once."""
-
-    def __init__(
-        self,
-        model: nn.Module,
-        loss_and_backward: LossAndBackward,
-        hook: Callable[[], None] | None,
-        accumulate: bool,
-    ) -> None:
-        found = members(model)
-        self.named = named_parameters(found)
-        self.parameters = list(self.named.values())
-        self.statistics = RunningStatistics(module for _, module in found)
-        self.random = RandomState(self.parameters)
-        self.hook = hook
-        self.accumulate = accumulate
-        self.owns_gradients = True
-        self._loss_and_backward = loss_and_backward
-
-    def plain(self) -> Tensor | float:
-        """One pass. Earlier gradients are set aside only where the hook must not see them."""
-        if self.accumulate and not self.hook:
-            return self._pass()
-        earlier = self._take_gradients()
-        try:
-            loss = self._pass()
-            if self.hook:
-                self.hook()
-        finally:
-            _add(earlier)
-        return loss
-
-    def two_passes(
-        self, perturbation: Perturbation, local: AbstractContextManager[object]
-    ) -> tuple[Tensor | float, Tensor | float]:
-        """The loss at w and at w + eps; the latter's gradient stays in `.grad`, added to the earlier ones."""
-        random_before = self.random.get()
-        loss, offsets = self._clean_pass(perturbation, local)
-        random_after, statistics = self.random.get(), self.statistics.copy()
-        self.random.set(random_before)
-        try:
-            with swapped(offsets):
-                return loss, self._pass()
-        finally:
-            self.random.set(random_after)
-            self.statistics.write_(statistics)
-
-    def _clean_pass(
-        self, perturbation: Perturbation, local: AbstractContextManager[object]
-    ) -> tuple[Tensor | float, Offsets]:
-        """The loss at w and the offsets; `.grad` is as before the pass, or empty."""
-        earlier = self._take_gradients()
-        try:
-            with local:
-                loss = self._pass()
-            if self.hook:
-                self.hook()
-            return loss, perturbation.offsets(self.named, consume_gradients=self.owns_gradients)
-        finally:
-            _clear(self.parameters)
-            _add(earlier)
-
-    def _pass(self) -> Tensor | float:
-        """The loss without its graph, whose activations would live on through the next pass."""
-        loss = self._loss_and_backward()
-        return loss.detach() if isinstance(loss, Tensor) else float(loss)
-
-    def _take_gradients(self) -> Gradients:
-        """Empties `.grad`; what must come back is returned."""
-        earlier = {p: p.grad for p in self.parameters if p.grad is not None} if self.accumulate else {}
-        _clear(self.parameters)
-        return earlier
+def _refuse(
+    model: nn.Module, perturbation: Perturbation | None, plain: bool, hook: bool, accumulate: bool, sync: bool
+) -> None:
+    """Raises ValueError for what cannot be computed."""
+    if plain and accumulate and hook and getattr(model, "require_backward_grad_sync", False):
+        raise ValueError(
+            "a plain step that accumulates under data parallelism cannot show the hook one micro-batch's "
+            "gradient; let loss_and_backward loop over the micro-batches instead of accumulate=True"
+        )
+    if accumulate and isinstance(perturbation, SinglePassPerturbation):
+        raise ValueError(
+            f"{type(perturbation).__name__} cannot tell one micro-batch's gradient from those before it; let "
+            "loss_and_backward loop over the micro-batches instead of accumulate=True"
+        )
+    if sync and perturbation is not None and hasattr(model, "no_sync") and perturbation.moves({}) is not None:
+        raise ValueError(
+            "norm_only makes no gradients of filters in pass 1, and data parallelism would wait for them; leave out "
+            "sync_perturbation, or norm_only"
+        )
 
 
 def _without_sync(model: nn.Module) -> AbstractContextManager[object]:
@@ -209,18 +161,6 @@ def _without_sync(model: nn.Module) -> AbstractContextManager[object]:
     no_sync = getattr(model, "no_sync", None)
     context: AbstractContextManager[object] = no_sync() if no_sync else nullcontext()
     return context
-
-
-def _clear(parameters: Parameters) -> None:
-    for parameter in parameters:
-        parameter.grad = None
-
-
-@torch.no_grad()
-def _add(earlier: Gradients) -> None:
-    """Puts gradients back, added to those that came since."""
-    for parameter, gradient in earlier.items():
-        parameter.grad = gradient if parameter.grad is None else gradient.add_(parameter.grad)
 
 
 @torch.no_grad()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Protocol
 
 import torch
@@ -29,6 +29,9 @@ class Perturbation(Protocol):
 
         With `consume_gradients` nobody reads `.grad` afterwards, and its memory may be used for the saved weights.
         """
+
+    def moves(self, parameters: Mapping[str, nn.Parameter]) -> Collection[str] | None:
+        """Which of the model's parameters may be moved, None for all: the first pass makes no gradients of others."""
 
     def shares(self) -> dict[Kind, float]:
         """How the squared radius of the last offsets was spent: on filters, scales and shifts."""
@@ -101,15 +104,20 @@ class _RowPerturbation:
             return dict.fromkeys(KINDS, 0.0)
         return self._spent.shares()
 
+    def moves(self, parameters: Mapping[str, nn.Parameter]) -> Collection[str] | None:
+        """With `norm_only` the scales and shifts of norm layers, otherwise None."""
+        return self._channels.norms(parameters) if self.options.norm_only else None
+
     def _taking_part(self, parameters: Mapping[str, nn.Parameter]) -> dict[str, nn.Parameter]:
         """The parameters to perturb: those with a gradient, without scales and shifts if norms is `none`."""
-        all_norms = self.options.norms != "none"
+        all_norms, moved = self.options.norms != "none", self.moves(parameters)
         return {
             name: parameter
             for name, parameter in parameters.items()
             if parameter.grad is not None
             and parameter.requires_grad
             and (all_norms or self._channels.kind(name, parameter) == "filters")
+            and (moved is None or name in moved)
         }
 
     def _rows(self, parameters: dict[str, nn.Parameter]) -> tuple[RowLayout, Tensor]:

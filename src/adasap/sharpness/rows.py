@@ -96,6 +96,18 @@ class Channels:
             return "filters"
         return "shifts" if name.endswith("bias") else "scales"
 
+    def norms(self, tensors: Mapping[str, Tensor]) -> set[str]:
+        """The scales, and the shifts beside one: a convolution's bias is no norm's.
+
+        Example:
+            >>> names = ("bn.weight", "bn.bias", "fc.bias")
+            >>> sorted(Channels(()).norms({name: torch.ones(2) for name in names}))
+            ['bn.bias', 'bn.weight']
+        """
+        kinds = {name: self.kind(name, tensor) for name, tensor in tensors.items()}
+        layers = {name.rpartition(".")[0] for name, kind in kinds.items() if kind == "scales"}
+        return {name for name, kind in kinds.items() if kind != "filters" and name.rpartition(".")[0] in layers}
+
     def layout(self, tensors: Mapping[str, Tensor], *, scope: Scope, norms: Norms) -> RowLayout:
         """The rows of these tensors.
 

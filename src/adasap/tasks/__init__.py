@@ -2,6 +2,7 @@
 
 from adasap.tasks.classification import ClassificationOptions, ClassificationTask, count_outputs
 from adasap.tasks.classification_metrics import classification_metrics
+from adasap.tasks.parts import part_of
 from adasap.tasks.protocol import Evaluator, MergeableEvaluator, Task
 
 __all__ = [
@@ -12,4 +13,5 @@ __all__ = [
     "Task",
     "classification_metrics",
     "count_outputs",
+    "part_of",
 ]

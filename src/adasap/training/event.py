@@ -28,7 +28,9 @@ def cut_(state: TrainingState, plan: PruningPlan, probe: Tensor) -> float:
     """
     before, groups = copy.deepcopy(state.model), state.groups
     averaged = [] if state.averaged is None else [state.averaged]
-    state.groups = apply_plan_(state.model, groups, plan, optimizer=state.optimizer, companions=averaged)
+    state.groups = apply_plan_(
+        state.model, groups, plan, optimizer=state.optimizer, companions=averaged, carried=[state.directions]
+    )
     state.plan, state.soft_mask = state.plan.then(plan), None
     return _prove(state, before, state.model, groups, plan, probe)
 

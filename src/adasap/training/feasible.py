@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import torch
 from torch import nn
 
 from adasap.criteria import Criterion, validate_criterion
 from adasap.errors import RecipeError
 from adasap.pruning import Selection
+from adasap.sharpness.batchnorm import keeps_statistics
+from adasap.sharpness.rows import Channels
+from adasap.tasks import part_of
 from adasap.training.optimizer import require_cuttable_state
 from adasap.training.options import Compression
 from adasap.training.timetable import Timetable
@@ -36,6 +42,7 @@ def require_feasible(
             f"criterion {pruning.criterion!r} needs gradients, but the first pruning event comes "
             "before any step; give warm_up.epochs above 0, or a criterion of the weights such as l2"
         )
+    require_form(config, criterion, model)
     if pruning.prepare.masks and len(events) == 1:
         raise RecipeError(
             "pruning.prepare.kind soft_masks needs two events, but only one fits into the window; give a larger "
@@ -45,3 +52,53 @@ def require_feasible(
         pruning.candidates.require_batches(steps_per_epoch)
     equal = {group.name: torch.ones(group.num_channels) for group in groups}
     selection.plan(groups, equal, events[-1].limit)
+
+
+def require_form(config: Compression, criterion: Criterion, model: nn.Module) -> None:
+    """Whether the steps' forms yield what the run needs.
+
+    Raises:
+        RecipeError: If nothing can be moved, evidence would be missing, or statistics could not be renewed.
+    """
+    both = (config.warm_up.sharpness, config.fine_tune.sharpness)
+    if any(s.perturbation.norm_only for s in both):
+        if not Channels(()).norms(dict(model.named_parameters())):
+            raise RecipeError("perturbation.norm_only moves norm layers alone, and the model has none; leave it out")
+        if config.training.sync_perturbation:
+            raise RecipeError(
+                "perturbation.norm_only makes no gradients of filters in the first pass, and "
+                "training.sync_perturbation waits for them; leave out one of the two"
+            )
+    first = config.warm_up.sharpness
+    full = not first.perturbation.norm_only or first.form.direction == "stale"
+    if "gradients" in criterion.needs and not full and not getattr(criterion, "norm_gradients", False):
+        raise RecipeError(
+            f"criterion {config.pruning.criterion!r} reads gradients of filters, and the first pass of "
+            "warm_up.sharpness.perturbation.norm_only makes none; use taylor_norm, a criterion of the weights such as "
+            "l2, or form.direction stale"
+        )
+    clean = all(s.clean_statistics for s in both)
+    if not clean and config.pruning.recalibration_batches == 0 and keeps_statistics(model):
+        raise RecipeError(
+            "pruning.recalibration_batches is 0, but a form with subbatch, stale or removal leaves norm statistics "
+            "of moved weights; give a number of batches, such as 8, that they are estimated on before evaluation"
+        )
+
+
+def require_divisible(config: Compression, first_batches: Callable[[int], list[Any]], num_ranks: int) -> None:
+    """Whether a first pass can see a part of each rank's batch, if it is to.
+
+    Raises:
+        RecipeError: If the part would be one image, which has no statistics over a batch.
+        DataError: If the task's prepared batch cannot be divided.
+    """
+    share = min(step.sharpness.form.subbatch for step in (config.warm_up, config.fine_tune))
+    if share == 1:
+        return
+    per_rank = config.training.batch_size // num_ranks
+    if round(share * per_rank) < 2:
+        raise RecipeError(
+            f"form.subbatch {share:g} of {per_rank} images per process is less than two; give a larger "
+            "training.batch_size or subbatch"
+        )
+    part_of(first_batches(1)[0], share)

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from adasap.criteria import Criterion, GradientCriterion
 from adasap.errors import TrainingError
 from adasap.pruning import Preparation
-from adasap.sharpness import Perturbation, StepLoss, sharpness_aware_gradients
-from adasap.tasks import Task
+from adasap.sharpness import StepLoss, sharpness_aware_gradients
+from adasap.tasks import Task, part_of
 from adasap.training.optimizer import learning_rate_factor
 from adasap.training.options import TrainingOptions
 from adasap.training.perturber import Perturber
@@ -70,25 +70,31 @@ class Trainer:
         seed_step(self.seed, counters.step, self.runtime.rank)
         rate = self._set_learning_rate(counters.step)
         model.train()
-        loss_and_backward = self._closure(self.task.prepare(batch, self.runtime.device))
+        prepared, subbatch = self.task.prepare(batch, self.runtime.device), perturber.options.form.subbatch
         try:
             perturbation = perturber.at(counters.step, model, self.state.groups)
         except ValueError as error:  # scores that are not finite
             raise self.state.divergence(str(error)) from error
+        plain = perturbation is None or perturbation.is_zero
         result = sharpness_aware_gradients(
             self.wrapped,
             perturbation,
-            loss_and_backward,
-            on_clean_gradients=self._after_clean_pass(criterion, perturbation),
+            self._closure(prepared),
+            first_pass=None if subbatch == 1 else self._closure(part_of(prepared, subbatch)),
+            on_clean_gradients=self._collector(criterion),
+            # masked entries take no part in an ascent
+            on_direction=None if self.state.soft_mask is None else self.state.soft_mask.forget_gradients_,
             sync_perturbation=self.options.sync_perturbation,
         )
         scale = self.runtime.loss_scale
         self._update(result, rate, preparation)
         counters.step += 1
-        counters.passes += result.num_passes
+        moved = perturbation is not None and not plain
+        passes = perturber.options.passes if moved else 1
+        counters.passes += passes
         seconds = time.perf_counter() - started
         counters.training_seconds += seconds
-        shares = None if perturbation is None or result.num_passes == 1 else perturbation.shares()
+        shares = perturbation.shares() if moved and perturbation is not None else None
         self.observe(
             StepRecord(
                 step=counters.step,
@@ -98,7 +104,7 @@ class Trainer:
                 learning_rate=rate,
                 gradient_norm=result.gradient_norm / scale,
                 finite=result.finite,
-                passes=result.num_passes,
+                passes=passes,
                 seconds=seconds,
                 radius_shares=shares,
             )
@@ -114,24 +120,17 @@ class Trainer:
 
         return loss_and_backward
 
-    def _after_clean_pass(
-        self, criterion: Criterion | None, perturbation: Perturbation | None
-    ) -> Callable[[], None] | None:
-        """Evidence is collected; and where an ascent follows, masked entries take no part in it."""
-        collects = criterion is not None and "gradients" in criterion.needs
-        mask = None if perturbation is None or perturbation.is_zero else self.state.soft_mask
-        if not collects and mask is None:
+    def _collector(self, criterion: Criterion | None) -> Callable[[], None] | None:
+        """Takes the evidence of the gradients that lie in `.grad`, for a criterion that needs any."""
+        if criterion is None or "gradients" not in criterion.needs:
             return None
+        assert isinstance(criterion, GradientCriterion)
 
-        def look() -> None:
-            if collects:
-                assert isinstance(criterion, GradientCriterion)
-                with self.runtime.unscaled_gradients(self.state.model):
-                    self.state.evidence.add(criterion.batch_evidence(self.state.model, self.state.groups))
-            if mask is not None:
-                mask.forget_gradients_()
+        def collect() -> None:
+            with self.runtime.unscaled_gradients(self.state.model):
+                self.state.evidence.add(criterion.batch_evidence(self.state.model, self.state.groups))
 
-        return look
+        return collect
 
     def _set_learning_rate(self, step: int) -> float:
         factor = learning_rate_factor(step, self.num_steps, self.options.schedule, warm_up_steps=self.warm_up_steps)

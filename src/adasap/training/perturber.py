@@ -15,6 +15,9 @@ from adasap.sharpness import (
     AdaptivePerturbation,
     Perturbation,
     PerturbationOptions,
+    RemovalPerturbation,
+    StalePerturbation,
+    StepForm,
     UniformPerturbation,
     adaptive_radius,
 )
@@ -31,8 +34,9 @@ class SharpnessOptions:
         rho_max: Radius of the least important one.
         radius_score: The criterion psi that radii are made from; it may need nothing but the weights.
         extremes: Over which channels the scores' extremes are taken.
-        refresh: Steps between refreshed radii.
-        perturbation: Geometry, scope, weighting, rescale, norms.
+        refresh: Sharpness-aware steps between refreshed radii.
+        perturbation: Geometry, scope, weighting, rescale, norms, norm_only.
+        form: Where the direction comes from and how often: what makes a step cheaper.
     """
 
     kind: Literal["adaptive", "uniform", "plain"] = "adaptive"
@@ -43,6 +47,7 @@ class SharpnessOptions:
     extremes: Literal["group", "model"] = "group"
     refresh: int = 1
     perturbation: PerturbationOptions = field(default_factory=PerturbationOptions)
+    form: StepForm = field(default_factory=StepForm)
 
     def __post_init__(self) -> None:
         if not 0 <= self.rho_min <= self.rho_max:
@@ -52,38 +57,81 @@ class SharpnessOptions:
         needs = build_criterion(self.radius_score).needs if self.kind == "adaptive" else ()
         if needs:
             raise RecipeError(f"radius_score {self.radius_score!r} needs {min(needs)}; use l2, l1 or norm_scale")
+        if self.kind == "plain" and (self.form != StepForm() or self.perturbation.norm_only):
+            raise RecipeError("kind plain has no perturbation that could be cheaper; leave out form and norm_only")
+        if self.form.direction == "removal" and (self.kind != "adaptive" or self.perturbation.norm_only):
+            raise RecipeError(
+                "form.direction removal takes each channel's radius and the slices that read it; give kind: adaptive "
+                "and leave out norm_only"
+            )
 
     @property
-    def passes(self) -> int:
-        """Forward-backward passes of a step, the cost in plain-step units."""
-        return 1 if self.kind == "plain" or (self.kind == "uniform" and self.rho == 0) else 2
+    def passes(self) -> float:
+        """Forward-backward passes of a sharpness-aware step, the cost in plain-step units: 2 for the exact form."""
+        if self.kind == "plain" or (self.kind == "uniform" and self.rho == 0):
+            return 1
+        return self.form.passes(norm_only=self.perturbation.norm_only)
+
+    def plain_steps(self, steps: range) -> float:
+        """Cost in plain steps of these steps of the run, all those of the phase."""
+        due = sum(self.form.is_due(step, steps) for step in steps)
+        return len(steps) - due + due * self.passes
+
+    @property
+    def interval(self) -> int:
+        """Steps at whose multiples a run can be taken up again: radii are refreshed there."""
+        return 1 if self.refresh == 1 else self.refresh * self.form.every
+
+    @property
+    def clean_statistics(self) -> bool:
+        """Whether norm statistics are those of passes over whole batches at w."""
+        return self.kind == "plain" or self.form.own_pass
+
+
+_Radial = UniformPerturbation | AdaptivePerturbation | RemovalPerturbation
 
 
 class Perturber:
-    """Gives each step its perturbation; radii follow the weights every `refresh` steps and after every cut."""
+    """Gives each step its perturbation; radii follow the weights every `refresh` steps and after every cut.
 
-    def __init__(self, options: SharpnessOptions) -> None:
-        self.options = options
+    Args:
+        options: Of the phase.
+        steps: The steps of the run that the phase has, for a form with a window.
+        directions: The gradients of the last step, for a form that is stale; of the run's state.
+    """
+
+    def __init__(
+        self, options: SharpnessOptions, steps: range = range(0), directions: dict[str, Tensor] | None = None
+    ) -> None:
+        self.options, self.steps = options, steps
+        self.directions: dict[str, Tensor] = {} if directions is None else directions
         self._score = build_criterion(options.radius_score)
         self._groups: Sequence[ChannelGroup] | None = None
-        self._perturbation: Perturbation | None = None
+        self._radial: _Radial
+        self._perturbation: Perturbation
 
     def at(self, step: int, model: nn.Module, groups: Sequence[ChannelGroup]) -> Perturbation | None:
         """The perturbation of a step, None for a plain one. `model` is the plain module, without wrappers."""
-        if self.options.kind == "plain":
+        form = self.options.form
+        if self.options.kind == "plain" or not form.is_due(step, self.steps):
             return None
         if groups is not self._groups:
-            self._groups, self._perturbation = groups, self._build(model, groups)
-        elif isinstance(self._perturbation, AdaptivePerturbation) and step % self.options.refresh == 0:
-            self._perturbation.update(self._radii(model, groups))
+            self._groups, self._radial = groups, self._build(model, groups)
+            stale = form.direction == "stale"
+            self._perturbation = StalePerturbation(self._radial, self.directions) if stale else self._radial
+        elif not isinstance(self._radial, UniformPerturbation) and step // form.every % self.options.refresh == 0:
+            self._radial.update(self._radii(model, groups))
         return self._perturbation
 
-    def _build(self, model: nn.Module, groups: Sequence[ChannelGroup]) -> Perturbation:
-        options = self.options
+    def _build(self, model: nn.Module, groups: Sequence[ChannelGroup]) -> _Radial:
+        options, form = self.options, self.options.form
         if options.kind == "uniform":
             return UniformPerturbation(options.rho, options.perturbation, groups=groups)
+        radii = self._radii(model, groups)
+        if form.direction == "removal":
+            return RemovalPerturbation(groups, radii, rho_max=options.rho_max, removal=form.removal, share=form.share)
         midpoint = (options.rho_min + options.rho_max) / 2
-        return AdaptivePerturbation(groups, self._radii(model, groups), options.perturbation, midpoint=midpoint)
+        return AdaptivePerturbation(groups, radii, options.perturbation, midpoint=midpoint)
 
     def _radii(self, model: nn.Module, groups: Sequence[ChannelGroup]) -> dict[str, Tensor]:
         scored = [group for group in groups if not group.is_output]

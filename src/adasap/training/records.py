@@ -15,7 +15,10 @@ from adasap.sharpness.rows import Kind
 
 @dataclass(frozen=True)
 class StepRecord:
-    """One training step. `gap` is the perturbed loss minus the clean one: the one-step sharpness."""
+    """One training step. `gap` is the perturbed loss minus the clean one: the one-step sharpness.
+
+    `passes` is the cost in plain steps. A step without a first pass has no gap, and its loss is the perturbed one.
+    """
 
     kind: ClassVar[str] = "step"
     step: int
@@ -25,7 +28,7 @@ class StepRecord:
     learning_rate: float
     gradient_norm: float
     finite: bool
-    passes: int
+    passes: float
     seconds: float
     radius_shares: Mapping[Kind, float] | None = None
 

@@ -23,7 +23,7 @@ from adasap.robustness import SuiteResult, evaluate_suite
 from adasap.tasks import Task
 from adasap.training.data import Data
 from adasap.training.event import cut_, mask_
-from adasap.training.feasible import require_feasible
+from adasap.training.feasible import require_divisible, require_feasible
 from adasap.training.folder import RunFolder
 from adasap.training.identity import identity
 from adasap.training.loop import Trainer
@@ -78,6 +78,7 @@ class CompressionRun:
         self.scoring = Scoring(self.criterion, config.pruning, self.state, task, self.runtime, self.first_batches)
         if self.state.counters.step == 0:
             self.scoring.try_gathering()
+            require_divisible(config, self.first_batches, self.runtime.world_size)
         self.stages = self.folder.stages
         if self.runtime.is_main:
             self.folder.open_for_writing()
@@ -101,13 +102,17 @@ class CompressionRun:
             return
         self._observe(PhaseRecord(counters.step, phase, until, self.timetable.num_steps))
         sharpness = (self.config.fine_tune if phase == "fine-tuning" else self.config.warm_up).sharpness
-        perturber = Perturber(sharpness)
+        perturber = Perturber(sharpness, self.timetable.steps_of(phase), self.state.directions)
+        if sharpness.form.direction != "stale":
+            self.state.directions.clear()
         to_come = counters.events < len(self.timetable.events)
         criterion, preparation = (self.criterion, self.preparation) if to_come else (None, None)
         for batch in self.stream.iterate(counters.step):
             self.trainer.step(batch, phase, perturber, criterion, preparation)
+            if counters.step >= until and not sharpness.clean_statistics:
+                self.scoring.renew_statistics(self.timetable)
             due = counters.step % self.config.training.checkpoint_every == 0
-            if due and counters.step % math.lcm(sharpness.refresh, self.config.pruning.prepare.interval) == 0:
+            if due and counters.step % math.lcm(sharpness.interval, self.config.pruning.prepare.interval) == 0:
                 self.checkpoint()
             if counters.step >= until:
                 return

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
+from torch import nn
 
 from adasap.criteria import Criterion, Evidence, GatheringCriterion, ReadingSide, build_criterion
 from adasap.errors import RecipeError
@@ -16,6 +17,7 @@ from adasap.sharpness import recalibrate_
 from adasap.tasks import Task
 from adasap.training.runtime import Runtime
 from adasap.training.state import TrainingState
+from adasap.training.timetable import Timetable
 
 
 class Scoring:
@@ -65,14 +67,26 @@ class Scoring:
                 "use one that needs gradients or weights alone, such as taylor or l2"
             ) from error
 
-    def recalibrate(self) -> None:
-        """Re-estimates norm statistics on the first batches of the run, the same on every rank."""
+    def recalibrate(self, model: nn.Module | None = None) -> None:
+        """Re-estimates norm statistics, by default the state's, on the first batches, the same on every rank."""
         if self.options.recalibration_batches == 0:
             return
+        model = model or self.state.model
         with self.state.masking(), self.runtime.autocast():
             batches = self._first_batches(self.options.recalibration_batches)
-            recalibrate_(self.state.model, batches, forward=self.task.loss)
-        self.runtime.average_buffers_(self.state.model)
+            recalibrate_(model, batches, forward=self.task.loss)
+        self.runtime.average_buffers_(model)
+
+    def renew_statistics(self, timetable: Timetable) -> None:
+        """Norm statistics of the weights as they are, where steps left those of moved ones, if they are read now.
+
+        They depend on the weights and the first batches alone, so a resumed run has the same.
+        """
+        step, averaged = self.state.counters.step, self.state.averaged
+        if step in timetable.evaluated or "batches" in self.criterion.needs:
+            self.recalibrate()
+        if step == timetable.num_steps and averaged is not None:
+            self.recalibrate(averaged.module)
 
     def _gather(self, criterion: Criterion, num_batches: int | None = None) -> Scores:
         """What the criterion sees on the first batches of the run, the same on every rank."""

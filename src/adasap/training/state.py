@@ -25,7 +25,7 @@ class Counters:
     step: int = 0
     events: int = 0
     skipped: int = 0
-    passes: int = 0
+    passes: float = 0
     training_seconds: float = 0.0
 
 
@@ -62,6 +62,7 @@ class TrainingState:
         averaged: Exponential moving average of the weights, if wanted.
         soft_mask: The channels that are masked until a later event, if any.
         tried: Verdicts on the first candidates of the coming event.
+        directions: Parameter name -> gradient of the last step, for steps whose direction is stale.
     """
 
     model: nn.Module
@@ -73,6 +74,7 @@ class TrainingState:
     counters: Counters = field(default_factory=Counters)
     soft_mask: SoftMask | None = None
     tried: list[Verdict] = field(default_factory=list)
+    directions: dict[str, Tensor] = field(default_factory=dict)
 
     def masking(self) -> AbstractContextManager[None]:
         """For a pass: what is masked for now is masked inside."""
@@ -98,6 +100,7 @@ class TrainingState:
             tensors |= {f"optimizer/{index}/{key}": v for key, v in state.items() if isinstance(v, Tensor)}
         if self.averaged is not None:
             tensors |= {f"averaged/{name}": tensor for name, tensor in self.averaged.state_dict().items()}
+        tensors |= {f"direction/{name}": tensor for name, tensor in self.directions.items()}
         return tensors | {f"evidence/{name}": tensor for name, tensor in self.evidence.state().items()}
 
     def metadata(self) -> dict[str, Any]:
@@ -127,6 +130,7 @@ class TrainingState:
             self.optimizer.load_state_dict(_optimizer_state(tensors, metadata))
             if self.averaged is not None:
                 self.averaged.load_state_dict(_owned("averaged", tensors))
+            self.directions |= _like(dict(self.model.named_parameters()), _owned("direction", tensors))
         except (RuntimeError, ValueError, KeyError) as error:
             raise CheckpointError(f"the checkpoint does not fit this run: {error}; start in a new folder") from error
         self.evidence.load(_owned("evidence", tensors))
@@ -139,6 +143,12 @@ class TrainingState:
 def _owned(owner: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     prefix = f"{owner}/"
     return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+
+
+@torch.no_grad()
+def _like(parameters: Mapping[str, nn.Parameter], tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors on the devices and in the layouts of the parameters: the order of sums follows strides."""
+    return {name: torch.empty_like(parameters[name]).copy_(tensor) for name, tensor in tensors.items()}
 
 
 def _optimizer_state(tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> dict[str, Any]:

@@ -55,7 +55,16 @@ class Timetable:
             events=tuple(Event(r, *when) for r, when in enumerate(zip(steps, limits, strict=True), start=1)),
         )
 
-    def plain_steps(self, config: Compression) -> int:
+    def steps_of(self, phase: str) -> range:
+        """The steps of `fine-tuning`; of any other phase those of steps 1 and 2, which share their perturbation."""
+        return range(self.pruning_end, self.num_steps) if phase == "fine-tuning" else range(self.pruning_end)
+
+    @property
+    def evaluated(self) -> set[int]:
+        """The numbers of steps after which the model is evaluated."""
+        return {self.warm_up_end, self.num_steps, *(event.step for event in self.events[-1:])}
+
+    def plain_steps(self, config: Compression) -> float:
         """Cost of the whole run in plain steps, that is in forward-backward passes."""
-        adaptive = self.pruning_end * config.warm_up.sharpness.passes
-        return adaptive + (self.num_steps - self.pruning_end) * config.fine_tune.sharpness.passes
+        adaptive = config.warm_up.sharpness.plain_steps(self.steps_of("warm-up"))
+        return adaptive + config.fine_tune.sharpness.plain_steps(self.steps_of("fine-tuning"))
