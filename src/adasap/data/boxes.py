@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 Target = dict[str, Any]
-"""`boxes` float32 [N, 4] (x_min, y_min, x_max, y_max in pixels from the left upper corner), `labels` int64 [N] from 1 (0
-is background), `difficult` bool [N] (to be ignored by the benchmark's count), `image_id` int."""
+"""`boxes` float32 [N, 4] (x_min, y_min, x_max, y_max in pixels from the left upper corner), `labels` int64 [N] from 1
+(0 is background), `difficult` bool [N] (ignored by the benchmark's count), `image_id` int."""
 
 
 @dataclass(frozen=True)
