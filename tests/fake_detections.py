@@ -25,7 +25,7 @@ def random_targets(count: int, num_classes: int, *, seed: int, difficult: float 
 
 
 def imperfect(target: Target, num_classes: int, *, seed: int, doubles: bool = False, shift: float = 12) -> Detection:
-    """Boxes shifted by up to half of `shift`, some missed, some of another class, false alarms between; all scores differ."""
+    """Boxes shifted by up to half of `shift`, some missed, some of another class, false alarms; all scores differ."""
     generator = torch.Generator().manual_seed(seed)
 
     def random(*shape: int) -> Tensor:
