@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from adasap.groups import ChannelGroup, trace_groups
 from adasap.groups.redraw import redraw_, scale_statistics_
 from adasap.models import Detector, ModelSpec, open_model
 
@@ -44,9 +46,20 @@ def small_detector(name: str, seed: int = 0) -> Detector:
     redraw_(model, generator)
     if boxes is not None:
         boxes.copy_(before)
-    side = min(64, SMALL[name].input_size[-1]) if name != "ssd300_vgg16" else 300
-    scale_statistics_(model, (torch.randn(1, 3, side, side, generator=generator),))
+    scale_statistics_(model, (example(name),))
     return model
+
+
+@functools.cache
+def small_groups(name: str) -> tuple[ChannelGroup, ...]:
+    """Its groups; SSDLite is followed at a smaller size, of which they do not depend."""
+    return trace_groups(small_detector(name), example(name))
+
+
+def example(name: str) -> Tensor:
+    """One image of the size that it is traced at, noise."""
+    side = 64 if name == "ssdlite320" else SMALL[name].input_size[-1]
+    return torch.randn(1, 3, side, side, generator=torch.Generator().manual_seed(0))
 
 
 def scenes(count: int = 2, *, seed: int = 0) -> tuple[list[Tensor], list[dict[str, Any]]]:

@@ -135,6 +135,6 @@ def traced(model: nn.Module) -> nn.Module:
     """
     found = _TRACED.get(type(model))
     if found is not None:
-        model.__class__ = found  # type: ignore[assignment]  # a subclass that adds no attribute
+        model.__class__ = found  # a subclass that adds no attribute
         vars(model.get_submodule("transform")).update(image_mean=[0.0] * 3, image_std=[1.0] * 3)
     return model
