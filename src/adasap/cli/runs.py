@@ -139,7 +139,7 @@ def _finish_folder(run: FinishedRun, recipe: Recipe, command: str) -> None:
     save(
         run.folder / "model.safetensors",
         result.model,
-        spec=dataclasses.replace(recipe.model, weights=None),
+        spec=dataclasses.replace(recipe.model, weights=None, backbone_weights=None),
         plan=result.plan,
         groups=result.dense_groups,
         metadata={"recipe": recipe.name, "scores": scores["fine-tuned"]},
