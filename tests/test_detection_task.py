@@ -17,7 +17,7 @@ from adasap.sharpness import (
     adaptive_radius,
     sharpness_aware_gradients,
 )
-from adasap.tasks.detection import DetectionTask
+from adasap.tasks import DetectionTask
 from detector_nets import scenes, small_detector, small_groups
 
 CPU = torch.device("cpu")

@@ -66,8 +66,6 @@ def _read(path: Path) -> dict[str, Tensor]:
 
     try:
         with safe_open(path, framework="pt") as file:
-            if "adasap-model" in (file.metadata() or {}).values():
-                raise ModelError(f"{path} is a model file of this package; open it with adasap.load")
             return {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - not a dictionary
     except FileNotFoundError as error:
         raise ModelError(f"{path} does not exist; give a .safetensors file of weights") from error

@@ -158,8 +158,8 @@ def read_run(folder: Path) -> RunData:
 
 
 def _profile(data: dict[str, Any]) -> Profile:
-    latency = tuple(Latency(**entry) for entry in data["latency"])
-    return Profile(**{**data, "latency": latency, "uncounted": tuple(data["uncounted"])})
+    times = {key: tuple(Latency(**entry) for entry in data.get(key, ())) for key in ("latency", "detection")}
+    return Profile(**{**data, **times, "uncounted": tuple(data["uncounted"])})
 
 
 def _widths(result: dict[str, Any]) -> tuple[Width, ...]:

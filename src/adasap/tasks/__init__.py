@@ -3,6 +3,7 @@
 from adasap.tasks.classification import ClassificationOptions, ClassificationTask, count_outputs
 from adasap.tasks.classification_metrics import classification_metrics
 from adasap.tasks.coco_metrics import coco_average_precisions
+from adasap.tasks.detection import DetectionTask
 from adasap.tasks.detection_evaluator import DetectionEvaluator
 from adasap.tasks.detection_matching import Detection, detection_records, match_boxes
 from adasap.tasks.detection_metrics import (
@@ -20,6 +21,7 @@ __all__ = [
     "ClassificationTask",
     "Detection",
     "DetectionEvaluator",
+    "DetectionTask",
     "Evaluator",
     "MergeableEvaluator",
     "Task",

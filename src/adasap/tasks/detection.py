@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from adasap.data import DetectionBatch, Target
 from adasap.errors import TrainingError
+from adasap.tasks.detection_evaluator import DetectionEvaluator
 
 
 class DetectionTask:
@@ -59,10 +60,8 @@ class DetectionTask:
             )
         return torch.stack([loss.float() for loss in losses.values()]).sum()
 
-    def evaluator(self) -> Any:
+    def evaluator(self) -> DetectionEvaluator:
         """Average precision of Pascal VOC, and with `coco` that of COCO."""
-        from adasap.tasks.detection_evaluator import DetectionEvaluator
-
         return DetectionEvaluator(self.classes, coco=self.coco)
 
 
