@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import math
 from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor, nn
+from typer.testing import CliRunner, Result
 
+from adasap.cli import app
 from adasap.corruptions import corrupt
 from adasap.data import DataSource, PreparationTime, Target, open_detection_dataset
 from adasap.errors import DataError
+from adasap.report.detection_table import cell_table, detection_tables
 from adasap.robustness import (
     DetectionSuite,
     EvaluationFolder,
@@ -203,3 +207,49 @@ def test_suites_of_labelled_images_are_refused(tree: Path) -> None:
         open_detection_suite("x", SuiteSource("corrupted", DataSource("voc", str(tree)), corruptions=("foggy",)))
     own = open_detection_dataset(DataSource("voc", str(tree)), "test")
     assert open_detection_suite("x", SuiteSource("clean"), own).images is own
+
+
+SMALL = ["adasap:ssd_mobilenet_v1", "--model-option", "image_size=64", "--model-option", "width=0.25", "--size", "64"]
+
+
+def _evaluate(*arguments: str) -> Result:
+    return CliRunner().invoke(app, ["evaluate", *SMALL, *arguments], env={"COLUMNS": "200"})
+
+
+def test_the_command_line_evaluates_a_detector_and_goes_on(tree: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    command = ["--data", f"voc:{tree}", "--suite", "clean", "--suite", "corrupted", "--corruptions", "fog"]
+    command += ["--severities", "1", "--limit", "4", "--out", str(out), "--model-option", "num_classes=21"]
+    first = _evaluate(*command)
+    assert first.exit_code == 0, first.output
+    assert "20 classes; 1 images without objects, kept (2)" in first.output
+    assert "a sample of 4 of 5 images" in first.output
+    written = json.loads((out / "evaluation.json").read_text())
+    cells = written["suites"]["corrupted"]["cells"]
+    assert {"map50", "map50_11point", "ap50:dog", "ap50:cat"} < cells["fog/1"].keys()
+    assert "rPC, mean of the classes' ratios" in (out / "evaluation.md").read_text()
+    times = {path: path.stat().st_mtime_ns for path in out.glob("cells/*/*")}
+    assert len(times) == 2
+    assert _evaluate(*command).exit_code == 0
+    assert {path: path.stat().st_mtime_ns for path in times} == times
+    few = _evaluate("--data", f"voc:{tree}", "--model-option", "num_classes=3")
+    assert isinstance(few.exception, DataError)
+    assert "20 classes" in str(few.exception)
+    assert "answers with 2" in str(few.exception)
+
+
+def test_tables_say_what_the_functions_say() -> None:
+    clean, cells = _result("clean", {"clean": (0.8, 0.2)}), {"fog/1": (0.8, 0.2), "fog/2": (0.4, 0.0)}
+    results = {"clean": clean, "corrupted": _result("corrupted", cells)}
+    for result in results.values():
+        for cell, metrics in result.metrics.items():
+            result.cells[cell] = torch.full((2,), metrics["map50"])
+            metrics["map50_11point"] = metrics["map50"]
+    assert str(cell_table(results)).splitlines()[4:] == [
+        "| fog | 35.00 | 35.00 | 1: 50.0, 2: 20.0 |",
+        "| mean of corrupted (95 %: 35.00 to 35.00) | 35.00 |  |  |",
+    ]
+    performances, by_class = detection_tables({"a": results}).values()
+    ends = ("50.00 (50.0 to 50.0)", "35.00 (35.0 to 35.0)", "70.00 (70.0 to 70.0)", "62.50")
+    assert performances.rows[0] == ["AP50", *ends]
+    assert by_class.rows == [["a", "80.0", "60.0", "75.0"], ["b", "20.0", "10.0", "50.0"]]

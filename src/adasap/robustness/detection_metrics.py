@@ -20,7 +20,9 @@ from adasap.tasks import weighted_map
 from adasap.tasks.detection_matching import Records
 
 CLASS = "ap50:"
-"""How the metric of one class begins."""
+CLASS_11POINT = "ap50_11point:"
+COCO_CLASS = "coco_ap:"
+"""How the metrics of one class begin."""
 
 
 @dataclass(frozen=True)

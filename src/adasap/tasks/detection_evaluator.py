@@ -55,7 +55,7 @@ class DetectionEvaluator:
         return detection_metrics(records, self.classes)
 
     def compute(self) -> dict[str, float]:
-        """`map50`, `map50_11point`, `ap50:CLASS`; with `coco` also those of `coco_average_precisions`."""
+        """Those of `detection_metrics`; with `coco` also those of `coco_average_precisions`."""
         metrics = self.metrics_of(self.records())
         if self.coco:
             detections, targets = zip(*self._boxes, strict=True)

@@ -65,14 +65,15 @@ def class_average_precisions(records: Records, *, points: int | None = None) -> 
 
 
 def detection_metrics(records: Records, classes: Sequence[str]) -> dict[str, float]:
-    """`map50` (area), `map50_11point` (VOC 2007), and `ap50:CLASS` (area) of each class that occurs.
+    """`map50` (area), `map50_11point` (VOC 2007), and of each class that occurs `ap50:CLASS` and `ap50_11point:CLASS`.
 
     Means are over the classes that have objects which are not difficult.
     """
     area, eleven = class_average_precisions(records), class_average_precisions(records, points=11)
     metrics = {"map50": area.nanmean().item(), "map50_11point": eleven.nanmean().item()}
-    named = zip(classes, area.tolist(), strict=True)
-    return metrics | {f"ap50:{name}": value for name, value in named if value == value}
+    occurring = [(name, row) for row, name in enumerate(classes) if not area[row].isnan()]
+    by_class = {f"ap50:{name}": area[row].item() for name, row in occurring}
+    return metrics | by_class | {f"ap50_11point:{name}": eleven[row].item() for name, row in occurring}
 
 
 def image_influences(records: Records) -> Tensor:
