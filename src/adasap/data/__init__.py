@@ -3,6 +3,7 @@
 from adasap.data.augmentation import Augmentation, ExtraTransform, Resizing
 from adasap.data.boxes import DetectionBatch, Target
 from adasap.data.detection_augmentation import DetectionAugmentation
+from adasap.data.detection_batches import detection_batches
 from adasap.data.detection_set import Annotations, DetectionImages, Findings
 from adasap.data.draws import sample_indices
 from adasap.data.evaluation import PreparationTime, evaluation_batches
@@ -29,6 +30,7 @@ __all__ = [
     "TrainingStream",
     "check_image_size",
     "check_labels",
+    "detection_batches",
     "evaluation_batches",
     "open_dataset",
     "open_detection_dataset",
