@@ -6,7 +6,7 @@ import functools
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from adasap.groups import ChannelGroup, trace_groups
 from adasap.groups.redraw import redraw_, scale_statistics_
@@ -35,6 +35,10 @@ SMALL: dict[str, ModelSpec] = {
 """Small enough for the tests; torchvision's at small images where their options allow it."""
 
 
+LAST = ("cls_logits", "bbox_reg", "bbox_pred", "bbox_ctrness", "cls_score")
+"""Layers of torchvision's pyramids, whose outputs would be so large that all scores were 1 and boxes had no area."""
+
+
 def small_detector(name: str, seed: int = 0) -> Detector:
     """One of them in evaluation mode, drawn such that every channel matters; the same for the same seed."""
     torch.manual_seed(seed)
@@ -46,8 +50,28 @@ def small_detector(name: str, seed: int = 0) -> Detector:
     redraw_(model, generator)
     if boxes is not None:
         boxes.copy_(before)
-    scale_statistics_(model, (example(name),))
+    seen = model.get_submodule("transform")(scenes()[0])[0].tensors
+    scale_statistics_(model, (seen,))
+    scale_outputs_(model, seen)
     return model
+
+
+@torch.no_grad()
+def scale_outputs_(model: Detector, images: Tensor) -> None:
+    """Gives the last layers outputs with a standard deviation of about 1."""
+    spread: dict[nn.Module, float] = {}
+
+    def measure(layer: nn.Module, _: object, output: Tensor) -> None:
+        spread[layer] = max(spread.get(layer, 0.0), output.std().item())
+
+    last = [module for key, module in model.named_modules() if key.rpartition(".")[2] in LAST]
+    handles = [module.register_forward_hook(measure) for module in last]
+    model(images)
+    for handle in handles:
+        handle.remove()
+    for layer, found in spread.items():
+        for parameter in layer.parameters():
+            parameter.div_(found)
 
 
 @functools.cache

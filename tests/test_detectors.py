@@ -17,11 +17,11 @@ from adasap.pruning import MACs, PruningPlan, apply_plan_
 from detector_nets import SMALL, example, scenes, small_detector, small_groups
 
 FAST = ["ssd_mobilenet_v1"]
-SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in SMALL if name not in FAST]
+SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in SMALL if name not in (*FAST, "ssd_resnet50")]
+"""ResNet-50's cuts are proven where its recipe is run (test_detection_run.py)."""
 NUM_PRUNABLE = {
     "ssd_mobilenet_v1": 16,
     "ssd_mobilenet_v2": 26,
-    "ssd_resnet50": 36,
     "ssd300_vgg16": 22,
     "ssdlite320": 37,
     "retinanet": 47,
@@ -43,7 +43,7 @@ def test_the_cut_of_the_traced_part_is_proven_and_the_detector_works_on(name: st
     model, groups = small_detector(name), small_groups(name)
     assert len(prunable(groups)) == NUM_PRUNABLE[name]
     assert not any(word in reason for g in groups for reason in g.frozen for word in ("no rule", "trial"))
-    every = 1 if name in FAST else 9  # a control costs a forward pass in float64 each
+    every = 1 if name in FAST else 15  # a control costs a forward pass in float64 each
     plan = half_of(model, groups, of=slice(None, None, every))
     if name != "ssd300_vgg16":  # 30 GMACs: it is compared on real boxes below
         proof = check_cut(model, groups, plan.kept, example(name))
