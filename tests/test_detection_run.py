@@ -61,25 +61,29 @@ def compress(tree: Tree, folder: Path | None = None, observe: Callable[[Record],
     return adasap.compress(model, open_any_task(recipe, data), data, recipe, folder=folder, observe=observe)
 
 
-def test_three_steps_meet_the_budget_and_a_resumed_run_ends_in_the_same_numbers(tmp_path: Path) -> None:
+def test_three_steps_meet_the_budget() -> None:
     records: list[Record] = []
-
-    def observe(record: Record) -> None:
-        records.append(record)
-        if isinstance(record, PruneRecord) and record.event == 2:  # the checkpoint is that of the first event
-            shutil.copytree(tmp_path / "whole", tmp_path / "killed")
-
-    whole = compress(tiny(), tmp_path / "whole", observe)
+    result = compress(tiny(), observe=records.append)
     steps = [record for record in records if isinstance(record, StepRecord)]
     cuts = [record for record in records if isinstance(record, PruneRecord)]
     assert [step.passes for step in steps] == [2] * 4
     assert len(cuts) == 2
     assert cuts[-1].cost <= cuts[-1].cost_limit
     assert all(cut.mask_error < 1e-3 for cut in cuts)
-    assert set(whole.stages["fine-tuned"]) == {"clean", "corrupted"}
-    resumed = compress(tiny(), tmp_path / "killed")
-    states = whole.model.state_dict(), resumed.model.state_dict()
-    assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
+    assert set(result.stages["fine-tuned"]) == {"clean", "corrupted"}
+
+
+@pytest.mark.slow
+def test_a_resumed_run_ends_in_the_same_numbers(tmp_path: Path) -> None:
+    def snapshot(record: Record) -> None:
+        if isinstance(record, PruneRecord) and record.event == 2:  # the checkpoint is that of the first event
+            shutil.copytree(tmp_path / "whole", tmp_path / "killed")
+
+    records: list[Record] = []
+    whole = compress(tiny(), tmp_path / "whole", snapshot).model.state_dict()
+    resumed = compress(tiny(), tmp_path / "killed", records.append).model.state_dict()
+    assert min(record.step for record in records if isinstance(record, StepRecord)) > 1
+    assert all(torch.equal(whole[name], resumed[name]) for name in whole)
 
 
 def test_a_detectors_recipe_reads_back_as_itself() -> None:
@@ -130,7 +134,8 @@ def test_a_run_leaves_a_model_a_page_and_both_latencies(tmp_path: Path) -> None:
     assert (tmp_path / "shapes" / "report.html").is_file()
     loaded = adasap.load(tmp_path / "shapes" / "model.safetensors")
     picture = [torch.randn(3, 50, 70)]
-    for mine, other in zip(finished.result.model(picture), loaded(picture), strict=True):
+    trained = finished.result.model.to(memory_format=torch.contiguous_format)
+    for mine, other in zip(trained(picture), loaded(picture), strict=True):
         assert all(torch.equal(mine[key], other[key]) for key in ("boxes", "labels", "scores"))
     dense = tiny(model={"weights": str(tmp_path / "dense.safetensors")})
     adasap.save(tmp_path / "dense.safetensors", open_model(recipe.model), spec=recipe.model)

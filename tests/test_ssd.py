@@ -107,13 +107,13 @@ def test_it_learns_a_scene() -> None:
     model = open_model(SMALL["ssd_mobilenet_v1"]).train()
     optimizer = torch.optim.SGD(model.parameters(), 0.02, momentum=0.9)
     losses = []
-    for _ in range(25):
+    for _ in range(12):
         loss = sum(model(images, targets).values())
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
         losses.append(loss.item())
-    assert losses[-1] < losses[0] / 3
+    assert losses[-1] < losses[0] / 2
 
 
 def test_a_classifiers_weights_fill_the_backbone(tmp_path: Path) -> None:
