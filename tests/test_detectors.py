@@ -1,6 +1,7 @@
 """Every detector has a traced part: half of it goes, the cut is proven, and the whole detector finds the same boxes."""
 
 import copy
+import re
 from pathlib import Path
 
 import pytest
@@ -129,6 +130,13 @@ def test_vggs_weights_fill_the_backbone(tmp_path: Path) -> None:
     model = open_model(spec)
     assert torch.equal(model.backbone.features[0].weight, classifier.features[0].weight)  # type: ignore[union-attr,index]
     assert torch.equal(model.backbone.extra[0][5].weight, classifier.features[28].weight)  # type: ignore[union-attr,index]
+
+
+@pytest.mark.slow
+def test_the_code_of_the_page_runs() -> None:
+    page = (Path(__file__).parents[1] / "docs" / "detectors.md").read_text()
+    (block,) = re.findall(r"```python\n(.*?)```", page, flags=re.DOTALL)
+    exec(block, {})
 
 
 def test_what_is_no_detector_is_refused() -> None:

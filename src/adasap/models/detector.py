@@ -111,7 +111,7 @@ def count_classes(detector: nn.Module, input_size: Sequence[int]) -> int:
     if not isinstance(detector, Detector):
         raise DataError(
             f"{type(detector).__name__} is no detector; choose adasap:ssd_mobilenet_v1, torchvision:ssd300_vgg16 or "
-            "another one of docs/models.md, or derive your own from adasap.models.Detector"
+            "another one of docs/detectors.md, or derive your own from adasap.models.Detector"
         )
     flags = [(module, module.training) for module in detector.modules()]
     try:
