@@ -30,10 +30,11 @@ from adasap.report import (
     stage_table,
 )
 from adasap.report.comparison import Comparison, compare_runs
+from adasap.report.detections import save_detections
 from adasap.report.examples import save_examples
 from adasap.report.run_data import read_run
 from adasap.report.tensorboard import TensorBoardObserver
-from adasap.robustness import ImageSuite, SuiteSource, check_suite, open_suite
+from adasap.robustness import DetectionSuite, ImageSuite, SuiteSource, check_suite, open_suite
 from adasap.tasks import ClassificationTask, Task, count_outputs
 from adasap.training import Data, Record, derived_seed, is_main_process
 
@@ -131,6 +132,8 @@ def run_recipe(recipe: AnyRecipe, folder: Path, console: Console, *, command: st
     suites = [suite for suite in data.suites if isinstance(suite, ImageSuite)]
     if suites:
         save_examples(folder, models, task, suites, data.train.classes, data.example_inputs.device)
+    if with_boxes := [suite for suite in data.suites if isinstance(suite, DetectionSuite)]:
+        save_detections(folder, models, task, with_boxes, data.example_inputs.device)
     _finish_folder(finished, recipe, command)
     return finished
 

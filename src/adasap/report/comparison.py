@@ -172,13 +172,14 @@ def points(runs: Sequence[RunData]) -> list[Point]:
 
 
 def extra_metrics(run: RunData) -> list[tuple[str, str, float, float]]:
-    """Suite, metric, its mean over the cells for dense and compressed: whatever the task reports beside accuracy."""
+    """Suite, metric, its mean over the cells for dense and compressed: whatever is reported beside the score."""
     found = []
     for suite, after in run.scores("compressed").items():
         before = run.scores("dense")[suite]
         for metric in next(iter(after.metrics.values()), {}):
             values = [_mean_metric(result, metric) for result in (before, after)]
-            if metric != "accuracy" and values[0] is not None and values[1] is not None:
+            beside = metric not in ("accuracy", "map50") and ":" not in metric  # a colon stands before a class
+            if beside and values[0] is not None and values[1] is not None:
                 found.append((suite, metric, values[0], values[1]))
     return found
 

@@ -110,6 +110,12 @@ def role_of(result: SuiteResult) -> Role:
     return "corrupted" if any("/" in cell for cell in result.cells) else "shifted"
 
 
+def measure_of(run: RunData) -> str:
+    """What a run's scores are called: `accuracy`, or `AP50` of a detector."""
+    metrics = next(iter(run.scores("dense").values())).metrics
+    return "AP50" if "map50" in next(iter(metrics.values()), {}) else "accuracy"
+
+
 def read_runs(folders: Sequence[Path]) -> list[RunData]:
     """Reads finished runs; those that share a name are told apart by their folders.
 

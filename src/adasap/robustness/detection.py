@@ -71,13 +71,16 @@ class DetectionSuite:
             start += len(batch)
 
     def sampled(self, count: int, *, seed: int) -> DetectionSuite:
-        """A sample of the images without replacement, each with the draws that it has among all."""
+        """A sample of the images without replacement, the same in every cell; all of them if there are no more."""
         if count >= len(self.images):
             return self
-        indices = sample_indices(len(self.images), count, seed=seed)
-        seeds = indices if self.seeds is None else self.seeds[indices]
         record = {**self.record, "sampled": count, "sample_seed": seed}
-        return replace(self, images=self.images.some(indices), seeds=seeds, record=record)
+        return replace(self.chosen(sample_indices(len(self.images), count, seed=seed)), record=record)
+
+    def chosen(self, indices: Tensor) -> DetectionSuite:
+        """Some of the images, each with the draws that it has among all."""
+        seeds = indices if self.seeds is None else self.seeds[indices]
+        return replace(self, images=self.images.some(indices), seeds=seeds)
 
     def content(self) -> list[Tensor]:
         """All boxes, and four of the images: what an evaluation is bound to."""
