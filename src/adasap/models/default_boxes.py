@@ -129,7 +129,7 @@ def match(boxes: Tensor, anchors: Tensor, *, threshold: float = 0.5) -> Tensor:
         return torch.full((len(anchors),), -1, dtype=torch.int64, device=anchors.device)
     overlaps = box_iou(boxes, anchors)
     largest, found = overlaps.max(dim=0)
-    found = torch.where(largest >= threshold, found, -1)
-    for box, anchor in enumerate(overlaps.argmax(dim=1).tolist()):  # a loop: duplicates in a scatter have no order
-        found[anchor] = box
-    return found
+    best, numbers = overlaps.argmax(dim=1), torch.arange(len(boxes), device=anchors.device)
+    # the largest number, not the last written: a scatter has no order among equal places
+    claimed = torch.full_like(found, -1).scatter_reduce(0, best, numbers, "amax")
+    return torch.where(claimed >= 0, claimed, torch.where(largest >= threshold, found, -1))

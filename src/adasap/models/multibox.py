@@ -41,17 +41,28 @@ def multibox_loss(
     """
     matched = torch.stack([match(target["boxes"], anchors, threshold=threshold) for target in targets])
     positive = matched >= 0
-    classes = torch.zeros_like(matched)
-    wanted = []
-    for place, target in enumerate(targets):
-        chosen = matched[place][positive[place]]
-        classes[place, positive[place]] = target["labels"][chosen]
-        wanted.append(encode(target["boxes"][chosen].float(), anchors[positive[place]]))
+    pairs = [_matched_objects(target, row, anchors) for target, row in zip(targets, matched, strict=True)]
+    boxes, classes = (torch.stack(column) for column in zip(*pairs, strict=True))
     count = positive.sum().clamp(min=1)
-    regression = F.smooth_l1_loss(offsets[positive].float(), torch.cat(wanted), reduction="sum")
+    distances = F.smooth_l1_loss(offsets.float(), encode(boxes, anchors), reduction="none").sum(dim=-1)
     errors = F.cross_entropy(logits.float().flatten(0, 1), classes.flatten(), reduction="none").view_as(classes)
     counted = positive | hard_negatives(errors.detach(), positive)
-    return {"bbox_regression": regression / count, "classification": (errors * counted).sum() / count}
+    return {
+        "bbox_regression": (distances * positive).sum() / count,
+        "classification": (errors * counted).sum() / count,
+    }
+
+
+def _matched_objects(target: Target, matched: Tensor, anchors: Tensor) -> tuple[Tensor, Tensor]:
+    """Of every default box the box it is to find, float [A, 4], and its class, int64 [A]: itself and 0 for background.
+
+    Without a choice of rows, for which the host would have to wait for the device.
+    """
+    if len(target["boxes"]) == 0:
+        return anchors, torch.zeros_like(matched)
+    positive, rows = matched >= 0, matched.clamp(min=0)
+    boxes = torch.where(positive[:, None], target["boxes"][rows].float(), anchors)
+    return boxes, torch.where(positive, target["labels"][rows], 0)
 
 
 def hard_negatives(errors: Tensor, positive: Tensor) -> Tensor:
