@@ -122,8 +122,13 @@ def ssd_resnet50(num_classes: int = 21, image_size: int = 512) -> SSD:
     )
 
 
-def ssd_mobilenet_v1(num_classes: int = 21, image_size: int = 224, width: float = 1.0) -> SSD:
+def ssd_mobilenet_v1(
+    num_classes: int = 21, image_size: int = 224, width: float = 1.0, smallest_box: float = 0.2
+) -> SSD:
     """A small SSD on MobileNet V1 with TensorFlow's padding; separable extras and heads.
+
+    Args:
+        smallest_box: As of `SSD`; raise it where no object is small, for all those of a size then share a finer map.
 
     Example:
         >>> model = ssd_mobilenet_v1(width=0.25)
@@ -136,7 +141,7 @@ def ssd_mobilenet_v1(num_classes: int = 21, image_size: int = 224, width: float 
         image_size=image_size,
         width=width,
         extra_channels=(512, 256, 256, 128),
-        smallest_box=0.2,
+        smallest_box=smallest_box,
     )
 
 

@@ -86,10 +86,11 @@ def corruption_bars(run: RunData, suite: str, key: str) -> Figure:
                 error_x=_error([heights[model][name] for name in names]),
                 hovertemplate="<b>%{y}</b><br>AP50 %{x:.1f} %<extra>" + model + "</extra>",
             )
-            for (model, (colour, _)), stripes in zip(STYLES.items(), ("/", ""), strict=True)
+            for (model, (colour, _)), stripes in reversed(list(zip(STYLES.items(), ("/", ""), strict=True)))  # upwards
         ]
     )
     styled(plot, height=130 + 44 * len(names), barmode="group", bargap=0.3)
+    plot.update_layout(legend_traceorder="reversed")
     plot.update_xaxes(title_text="AP50 (%), mean over severities", rangemode="tozero")
     plot.update_yaxes(categoryorder="array", categoryarray=[spaced(name) for name in reversed(names)], showgrid=False)
     rows = [[name, *(f"{heights[model][name]:.1%}" for model in STYLES)] for name in names]
