@@ -10,7 +10,7 @@ from adasap.data import DetectionBatch, DetectionImages
 from adasap.data.source import open_detection_dataset
 from adasap.errors import DataError
 from adasap.models.detector import count_classes
-from adasap.robustness import SuiteSource, open_detection_suite
+from adasap.robustness import DetectionSuite, SuiteSource, open_detection_suite
 from adasap.tasks import DetectionTask, Task
 from adasap.training import Data
 
@@ -32,6 +32,12 @@ def open_detection_data(recipe: DetectionRecipe) -> Data:
     suites = [open_detection_suite("clean", SuiteSource("clean"), test)]
     suites += [open_detection_suite(name, source, test) for name, source in recipe.data.suites.items()]
     return Data(train, suites, torch.zeros(1, *recipe.model.input_size), recipe.data.augmentation)
+
+
+def data_summaries(data: Data) -> list[str]:
+    """A line for each set with boxes: how much there is, and what was wrong with it."""
+    sets = [data.train, *(suite.images for suite in data.suites if isinstance(suite, DetectionSuite))]
+    return list(dict.fromkeys(one.summary() for one in sets if isinstance(one, DetectionImages)))
 
 
 def open_detection_task(recipe: DetectionRecipe, classes: tuple[str, ...]) -> DetectionTask:

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from rich.console import Console
 
-from adasap.cli.detection import check_detector, open_detection_data, open_detection_task, timed_images
+from adasap.cli.detection import check_detector, data_summaries, open_detection_data, open_detection_task, timed_images
 from adasap.cli.progress import ProgressObserver
 from adasap.config import AnyRecipe, DetectionRecipe, Recipe, dump_recipe, recipe_tree
 from adasap.data import check_image_size, open_dataset
@@ -113,6 +113,8 @@ def run_recipe(recipe: AnyRecipe, folder: Path, console: Console, *, command: st
     check_classes(dense, recipe, data)
     if is_main_process():
         _begin_folder(folder, recipe)
+        for line in data_summaries(data):
+            console.print(line, highlight=False, soft_wrap=True)
     curves = TensorBoardObserver(folder / "tensorboard")
     with ProgressObserver(console, recipe.name) as progress:
 
