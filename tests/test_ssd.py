@@ -146,6 +146,16 @@ def test_the_imagenet_mobilenets_fill_it(shared_data: Path, builder: str, width:
     open_model(ModelSpec(f"adasap:{builder}", {"width": width, "image_size": 64}, backbone_weights=path))
 
 
+@pytest.mark.slow
+def test_the_traced_part_exports_for_any_batch_size() -> None:
+    model = small_detector("ssd_mobilenet_v1")
+    batch = torch.randn(3, 3, 64, 64)
+    shapes = ({0: torch.export.Dim("batch")},)
+    program = torch.export.export(model, (batch[:2],), dynamic_shapes=shapes, strict=False).module()
+    for name, tensor in program(batch).items():
+        assert torch.allclose(tensor, model(batch)[name], atol=1e-5)
+
+
 @pytest.mark.parametrize("options", [{"num_classes": 1}, {"image_size": 8}, {"backbone": "resnet18"}])
 def test_wrong_options_are_a_sentence(options: dict[str, object]) -> None:
     with pytest.raises(ModelError, match=r"at least 2 classes|could not build"):

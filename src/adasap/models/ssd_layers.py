@@ -58,7 +58,7 @@ class MapHead(nn.Module):
     def forward(self, maps: Sequence[Tensor]) -> Tensor:
         """[N, C, H, W] of each map -> [N, all default boxes, size], ordered by map, row, column, shape."""
         outputs = [layer(x).permute(0, 2, 3, 1) for layer, x in zip(self.layers, maps, strict=True)]
-        return torch.cat([output.reshape(len(output), -1, self.size) for output in outputs], dim=1)
+        return torch.cat([output.reshape(output.shape[0], -1, self.size) for output in outputs], dim=1)
 
 
 def initialise_(module: nn.Module) -> None:
