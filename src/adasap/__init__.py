@@ -36,7 +36,7 @@ if TYPE_CHECKING:
         recalibrate_,
         sharpness_aware_gradients,
     )
-    from adasap.tasks import ClassificationTask, Task
+    from adasap.tasks import ClassificationTask, DetectionTask, Task
     from adasap.training import Compression, Data
 
 __version__ = "0.1.0"
@@ -68,7 +68,7 @@ _HOMES = {
         "recalibrate_",
         "sharpness_aware_gradients",
     ),
-    "tasks": ("ClassificationTask", "Task"),
+    "tasks": ("ClassificationTask", "DetectionTask", "Task"),
     "training": ("Compression", "Data"),
 }
 _HOME_OF = {name: room for room, names in _HOMES.items() for name in names}
@@ -81,6 +81,7 @@ __all__ = [
     "ClassificationTask",
     "Compression",
     "Data",
+    "DetectionTask",
     "Evidence",
     "MACs",
     "ModelSpec",

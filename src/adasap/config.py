@@ -9,12 +9,12 @@ import typing
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import yaml
 from pydantic import TypeAdapter, ValidationError
 
-from adasap.data import Augmentation, DataSource
+from adasap.data import Augmentation, DataSource, DetectionAugmentation
 from adasap.errors import AdasapError, RecipeError, suggestion
 from adasap.models import ModelSpec
 from adasap.robustness import SuiteSource
@@ -40,8 +40,25 @@ class DataOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
+class DetectionDataOptions:
+    """What a detector's run sees.
+
+    Attributes:
+        train: Images with boxes to train on.
+        test: The clean images that are reported on, with the same classes.
+        suites: Further suites by name: corruptions.
+        augmentation: Applied to training images only; the detector itself brings all images to its size.
+    """
+
+    train: DataSource
+    test: DataSource
+    suites: dict[str, SuiteSource] = field(default_factory=dict)
+    augmentation: DetectionAugmentation = field(default_factory=DetectionAugmentation)
+
+
+@dataclass(frozen=True, kw_only=True)
 class Recipe(Compression):
-    """Everything a run is made from.
+    """Everything a classifier's run is made from.
 
     Attributes:
         name: Name of the run and of its folder.
@@ -56,11 +73,38 @@ class Recipe(Compression):
     task: ClassificationOptions = field(default_factory=ClassificationOptions)
 
     def __post_init__(self) -> None:
-        if not self.name or self.name in (".", "..") or any(letter in self.name for letter in "/\\\0"):
-            raise RecipeError(f"name is {self.name!r}; it becomes a folder, so give a plain word such as `resnet20_l2`")
+        _check_name(self.name)
 
 
-def read_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
+@dataclass(frozen=True, kw_only=True)
+class DetectionRecipe(Compression):
+    """Everything a detector's run is made from; it says `task: detection`.
+
+    Attributes:
+        name: Name of the run and of its folder.
+        model: The dense detector and its weights, or those of its backbone.
+        data: Training and test data with boxes.
+        task: Detectors bring their own losses, without options.
+    """
+
+    name: str
+    model: ModelSpec
+    data: DetectionDataOptions
+    task: Literal["detection"]
+
+    def __post_init__(self) -> None:
+        _check_name(self.name)
+
+
+AnyRecipe = Recipe | DetectionRecipe
+
+
+def _check_name(name: str) -> None:
+    if not name or name in (".", "..") or any(letter in name for letter in "/\\\0"):
+        raise RecipeError(f"name is {name!r}; it becomes a folder, so give a plain word such as `resnet20_l2`")
+
+
+def read_recipe(path: Path, overrides: Sequence[str] = ()) -> AnyRecipe:
     """Reads a recipe from YAML.
 
     Args:
@@ -106,12 +150,16 @@ def _merged(base: dict[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
     return merged
 
 
-def parse_recipe(tree: Mapping[str, Any]) -> Recipe:
-    """A recipe from plain dictionaries, checked key by key and value by value."""
-    _check_keys(tree, Recipe, "")
+def parse_recipe(tree: Mapping[str, Any]) -> AnyRecipe:
+    """A recipe from plain dictionaries, checked key by key and value by value; `task: detection` is a detector's."""
+    task = tree.get("task")
+    if isinstance(task, str) and task != "detection":
+        raise RecipeError(f"task is {task!r}; write `task: detection`, or leave it out for classification")
+    kind = DetectionRecipe if task == "detection" else Recipe
+    _check_keys(tree, kind, "")
     _check_finite(tree, "")
     try:
-        return TypeAdapter(Recipe).validate_python(tree)
+        return TypeAdapter[AnyRecipe](kind).validate_python(tree)
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(str(part) for part in first["loc"])
@@ -122,13 +170,13 @@ def parse_recipe(tree: Mapping[str, Any]) -> Recipe:
         raise RecipeError(f"{place}: {first['msg']}{given}") from error
 
 
-def recipe_tree(recipe: Recipe) -> dict[str, Any]:
+def recipe_tree(recipe: AnyRecipe) -> dict[str, Any]:
     """The resolved recipe as plain dictionaries, every default filled in; `parse_recipe` reads it back."""
-    tree: dict[str, Any] = TypeAdapter(Recipe).dump_python(recipe, mode="json")
+    tree: dict[str, Any] = TypeAdapter(type(recipe)).dump_python(recipe, mode="json")
     return tree
 
 
-def dump_recipe(recipe: Recipe) -> str:
+def dump_recipe(recipe: AnyRecipe) -> str:
     """The resolved recipe as YAML."""
     return yaml.safe_dump(recipe_tree(recipe), sort_keys=False, allow_unicode=True)
 

@@ -11,8 +11,8 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from adasap.cli.runs import check_classes, cost_line, open_data, open_task, run_recipe
-from adasap.config import Recipe, read_recipe
+from adasap.cli.runs import check_classes, cost_line, open_any_task, open_data, run_recipe
+from adasap.config import AnyRecipe, read_recipe
 from adasap.models import open_model
 from adasap.pruning import amount
 from adasap.report import PAGE, profile_table, stage_table
@@ -41,11 +41,11 @@ def compress(
     console.print(f"The page: {finished.folder / PAGE}", highlight=False, soft_wrap=True)
 
 
-def preview(recipe: Recipe, console: Console) -> None:
+def preview(recipe: AnyRecipe, console: Console) -> None:
     """What a run would do: widths by the criterion at the starting weights, cost, and time in plain steps."""
     data, model = open_data(recipe), open_model(recipe.model, trust_builder=True)
     check_classes(model, recipe, data)
-    task = open_task(recipe, copy.deepcopy(model))
+    task = open_any_task(recipe, data, copy.deepcopy(model))
     run = CompressionRun(model, task, data, recipe, folder=None, observe=ignore)
     times = run.timetable
     plan, seconds = first_plan(run)

@@ -21,6 +21,7 @@ from adasap.export import atomic_write
 from adasap.report import Table, environment, robustness_tables
 from adasap.robustness import (
     CellResult,
+    DetectionSuite,
     EvaluationFolder,
     ImageSuite,
     Loading,
@@ -30,7 +31,7 @@ from adasap.robustness import (
     evaluate_suites,
     identity_of,
 )
-from adasap.tasks import ClassificationTask, count_outputs
+from adasap.tasks import ClassificationTask, Task, count_outputs
 from adasap.training import is_main_process
 
 WORK = ("model", "corruptions", "reading")
@@ -56,6 +57,8 @@ def processes() -> Iterator[bool]:
 class Evaluation:
     """A model, what it is scored on, and how.
 
+    What it does for a classifier; `DetectionEvaluation` says what a detector needs instead.
+
     Attributes:
         opened: The model.
         suites: With different names.
@@ -64,18 +67,13 @@ class Evaluation:
     """
 
     opened: OpenedModel
-    suites: Sequence[ImageSuite]
+    suites: Sequence[ImageSuite | DetectionSuite]
     loading: Loading
     asked: Mapping[str, Any]
 
     def run(self, out: Path | None, console: Console) -> None:
         """Checks, evaluates, prints, and writes what the first process is to write."""
-        spec = self.opened.spec
-        num_outputs = count_outputs(self.opened.model, spec.input_size)
-        for suite in self.suites:
-            check_suite(suite, input_size=spec.input_size, num_outputs=num_outputs)
-        task = ClassificationTask(mean=spec.mean, std=spec.std, channels_last=True)
-        device = _device()
+        task, device = self.checked_task(), _device()
         folder = None
         if out is not None:
             folder = EvaluationFolder(out, self._identity(task, device), writes=is_main_process())
@@ -91,19 +89,36 @@ class Evaluation:
                 model, task, self.suites, device, loading=self.loading, folder=folder, observe=observe
             )
         results = {name: SuiteResult.of_cells(name, dict(of_suite)) for name, of_suite in cells.items()}
-        table, timings = _table(results), {name: _timings(of_suite) for name, of_suite in cells.items()}
+        table, timings = self.table(results), {name: _timings(of_suite) for name, of_suite in cells.items()}
         console.print(table)
-        for line in self._remarks(timings):
+        for line in self.remarks(timings):
             console.print(line, highlight=False, soft_wrap=True)
         if out is not None and is_main_process():
             self._write(out, results, table, timings)
 
-    def _identity(self, task: ClassificationTask, device: torch.device) -> dict[str, Any]:
-        batches = {suite.name: self.loading.images_per_batch(suite.image_shape) for suite in self.suites}
+    def checked_task(self) -> Task[Any]:
+        """The task, after one forward pass: the model must fit every suite."""
+        spec = self.opened.spec
+        num_outputs = count_outputs(self.opened.model, spec.input_size)
+        for suite in self.suites:
+            assert isinstance(suite, ImageSuite)
+            check_suite(suite, input_size=spec.input_size, num_outputs=num_outputs)
+        return ClassificationTask(mean=spec.mean, std=spec.std, channels_last=True)
+
+    def table(self, results: Mapping[str, SuiteResult]) -> Table:
+        """What is printed and written first."""
+        return _table(results)
+
+    def about(self) -> dict[str, Any]:
+        """What else `evaluation.json` says."""
+        return {}
+
+    def _identity(self, task: Task[Any], device: torch.device) -> dict[str, Any]:
+        batches = {suite.name: suite.images_per_batch(self.loading) for suite in self.suites}
         versions = {"torch": torch.__version__, "device": device.type}
         return identity_of(self.opened.model, task, self.suites, batches=batches, **versions)
 
-    def _remarks(self, timings: Mapping[str, Mapping[str, float]]) -> Iterator[str]:
+    def remarks(self, timings: Mapping[str, Mapping[str, float]]) -> Iterator[str]:
         """What a reader of the table must know: samples, incomplete sets, time."""
         for suite in self.suites:
             record, name = suite.record, suite.name
@@ -120,7 +135,7 @@ class Evaluation:
                 f"corruptions, {share['reading']} reading"
             )
 
-    def _metrics(self, results: Mapping[str, SuiteResult]) -> dict[str, Table]:
+    def metrics(self, results: Mapping[str, SuiteResult]) -> dict[str, Table]:
         """Groups of corruptions, ratios and mCE, calibration: where the first suite is a clean one to compare with."""
         first, *others = self.suites
         if len(first.cell_names()) > 1:
@@ -145,17 +160,18 @@ class Evaluation:
             "suites": {suite.name: _suite_json(suite, results[suite.name]) for suite in self.suites},
             "timings": timings,
             "environment": environment(),
+            **self.about(),
         }
         with atomic_write(out / "evaluation.json") as file:
             file.write(json.dumps(text).encode())
-        lines = [f"# {self.asked['model']}", "", str(table), "", *(f"- {line}" for line in self._remarks(timings))]
-        for title, more in self._metrics(results).items():
+        lines = [f"# {self.asked['model']}", "", str(table), "", *(f"- {line}" for line in self.remarks(timings))]
+        for title, more in self.metrics(results).items():
             lines += ["", f"## {title}", "", str(more)]
         with atomic_write(out / "evaluation.md") as file:
             file.write(("\n".join(lines) + "\n").encode())
 
 
-def _suite_json(suite: ImageSuite, result: SuiteResult) -> dict[str, Any]:
+def _suite_json(suite: ImageSuite | DetectionSuite, result: SuiteResult) -> dict[str, Any]:
     interval = bootstrap_mean(result.per_image(), resamples=2000)
     bounds = {"level": 0.95, "low": interval.low, "high": interval.high, "over": "images, of the mean over cells"}
     return {**result.to_json(), "interval": bounds, "suite": dict(suite.record)}

@@ -12,8 +12,9 @@ from typing import Any
 import torch
 from rich.console import Console
 
+from adasap.cli.detection import check_detector, data_summaries, open_detection_data, open_detection_task, timed_images
 from adasap.cli.progress import ProgressObserver
-from adasap.config import Recipe, dump_recipe, recipe_tree
+from adasap.config import AnyRecipe, DetectionRecipe, Recipe, dump_recipe, recipe_tree
 from adasap.data import check_image_size, open_dataset
 from adasap.errors import DataError, RecipeError
 from adasap.export import atomic_write, save
@@ -29,11 +30,12 @@ from adasap.report import (
     stage_table,
 )
 from adasap.report.comparison import Comparison, compare_runs
+from adasap.report.detections import save_detections
 from adasap.report.examples import save_examples
 from adasap.report.run_data import read_run
 from adasap.report.tensorboard import TensorBoardObserver
-from adasap.robustness import ImageSuite, SuiteSource, check_suite, open_suite
-from adasap.tasks import ClassificationTask, count_outputs
+from adasap.robustness import DetectionSuite, ImageSuite, SuiteSource, check_suite, open_suite
+from adasap.tasks import ClassificationTask, Task, count_outputs
 from adasap.training import Data, Record, derived_seed, is_main_process
 
 
@@ -47,8 +49,10 @@ class FinishedRun:
     seconds: float
 
 
-def open_data(recipe: Recipe) -> Data:
+def open_data(recipe: AnyRecipe) -> Data:
     """Training images, suites (the clean test set first) and a zero image of the model's input size."""
+    if isinstance(recipe, DetectionRecipe):
+        return open_detection_data(recipe)
     train = open_dataset(recipe.data.train, "train")
     test = open_dataset(recipe.data.test, "test")
     size, augmentation = recipe.model.input_size, recipe.data.augmentation
@@ -59,6 +63,13 @@ def open_data(recipe: Recipe) -> Data:
     suites = [open_suite("clean", SuiteSource("clean"), test)]
     suites += [open_suite(name, source, test, input_size=size) for name, source in recipe.data.suites.items()]
     return Data(train, suites, torch.zeros(1, *size), augmentation)
+
+
+def open_any_task(recipe: AnyRecipe, data: Data, teacher: torch.nn.Module | None = None) -> Task[Any]:
+    """The recipe's task with the model's own preprocessing."""
+    if isinstance(recipe, DetectionRecipe):
+        return open_detection_task(recipe, data.train.classes)
+    return open_task(recipe, teacher)
 
 
 def open_task(recipe: Recipe, teacher: torch.nn.Module | None = None) -> ClassificationTask:
@@ -72,8 +83,11 @@ def open_task(recipe: Recipe, teacher: torch.nn.Module | None = None) -> Classif
     )
 
 
-def check_classes(model: torch.nn.Module, recipe: Recipe, data: Data) -> None:
+def check_classes(model: torch.nn.Module, recipe: AnyRecipe, data: Data) -> None:
     """One forward pass: the model must have an output for every class of the data, and every suite must fit it."""
+    if isinstance(recipe, DetectionRecipe):
+        check_detector(model, recipe, data)
+        return
     num_outputs = count_outputs(model, recipe.model.input_size)
     if num_outputs < data.train.num_classes:
         raise DataError(
@@ -85,7 +99,7 @@ def check_classes(model: torch.nn.Module, recipe: Recipe, data: Data) -> None:
         check_suite(suite, input_size=recipe.model.input_size, num_outputs=num_outputs)
 
 
-def run_recipe(recipe: Recipe, folder: Path, console: Console, *, command: str = "") -> FinishedRun:
+def run_recipe(recipe: AnyRecipe, folder: Path, console: Console, *, command: str = "") -> FinishedRun:
     """Compresses by a recipe; everything it did lies in the folder, and a killed run goes on from there.
 
     Args:
@@ -99,6 +113,8 @@ def run_recipe(recipe: Recipe, folder: Path, console: Console, *, command: str =
     check_classes(dense, recipe, data)
     if is_main_process():
         _begin_folder(folder, recipe)
+        for line in data_summaries(data):
+            console.print(line, highlight=False, soft_wrap=True)
     curves = TensorBoardObserver(folder / "tensorboard")
     with ProgressObserver(console, recipe.name) as progress:
 
@@ -106,20 +122,25 @@ def run_recipe(recipe: Recipe, folder: Path, console: Console, *, command: str =
             progress(record)
             curves(record)
 
-        result = compress(model, open_task(recipe, dense), data, recipe, folder=folder, observe=observe)
+        result = compress(model, open_any_task(recipe, data, dense), data, recipe, folder=folder, observe=observe)
     curves.close()
     if not is_main_process():
         return FinishedRun(folder, result, {}, time.perf_counter() - started)
-    profiles = profile_models({"dense": dense, "compressed": result.model}, data.example_inputs)
+    task = open_any_task(recipe, data)
+    images = timed_images(recipe, task) if isinstance(recipe, DetectionRecipe) else ()
+    profiles = profile_models({"dense": dense, "compressed": result.model}, data.example_inputs, images=images)
     finished = FinishedRun(folder, result, profiles, time.perf_counter() - started)
     models = {"dense": dense.to(data.example_inputs.device), "compressed": result.model.cpu()}
     suites = [suite for suite in data.suites if isinstance(suite, ImageSuite)]
-    save_examples(folder, models, open_task(recipe), suites, data.train.classes, data.example_inputs.device)
+    if suites:
+        save_examples(folder, models, task, suites, data.train.classes, data.example_inputs.device)
+    if with_boxes := [suite for suite in data.suites if isinstance(suite, DetectionSuite)]:
+        save_detections(folder, models, task, with_boxes, data.example_inputs.device)
     _finish_folder(finished, recipe, command)
     return finished
 
 
-def _begin_folder(folder: Path, recipe: Recipe) -> None:
+def _begin_folder(folder: Path, recipe: AnyRecipe) -> None:
     """The resolved recipe first: a folder is bound to it."""
     folder.mkdir(parents=True, exist_ok=True)
     path, text = folder / "recipe.yaml", dump_recipe(recipe)
@@ -131,7 +152,7 @@ def _begin_folder(folder: Path, recipe: Recipe) -> None:
         file.write(json.dumps(environment(), indent=2).encode())
 
 
-def _finish_folder(run: FinishedRun, recipe: Recipe, command: str) -> None:
+def _finish_folder(run: FinishedRun, recipe: AnyRecipe, command: str) -> None:
     result = run.result
     scores = {
         stage: {suite: scores.mean for suite, scores in suites.items()} for stage, suites in result.stages.items()
@@ -139,7 +160,7 @@ def _finish_folder(run: FinishedRun, recipe: Recipe, command: str) -> None:
     save(
         run.folder / "model.safetensors",
         result.model,
-        spec=dataclasses.replace(recipe.model, weights=None),
+        spec=dataclasses.replace(recipe.model, weights=None, backbone_weights=None),
         plan=result.plan,
         groups=result.dense_groups,
         metadata={"recipe": recipe.name, "scores": scores["fine-tuned"]},
@@ -182,7 +203,7 @@ def _groups_data(result: Result) -> list[dict[str, Any]]:
     ]
 
 
-def summary_text(run: FinishedRun, recipe: Recipe) -> str:
+def summary_text(run: FinishedRun, recipe: AnyRecipe) -> str:
     """The run in Markdown."""
     sections = {
         "Scores (mean, %)": stage_table(run.result.stages),
@@ -203,7 +224,7 @@ def _steps_of(folder: Path) -> list[dict[str, Any]]:
     return [record for record in records if record["kind"] == "step"]
 
 
-def cost_line(run: FinishedRun, recipe: Recipe) -> str:
+def cost_line(run: FinishedRun, recipe: AnyRecipe) -> str:
     """What the run took, in plain steps and in seconds."""
     counters = run.result.counters
     asked = 1 if recipe.pruning.schedule == "one_shot" else recipe.pruning.events

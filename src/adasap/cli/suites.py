@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
 from adasap.data import DataSource, Resizing
-from adasap.data.source import ANY_SIZE, SourceKind
+from adasap.data.source import ANY_SIZE, WITH_BOXES, SourceKind
 from adasap.errors import DataError
 from adasap.robustness import SUITES, SuiteSource
 
@@ -85,6 +85,11 @@ def has_one_size(source: SuiteSource) -> bool:
     kind = source.row.images if source.data is None else source.data.kind
     resizing = source.resizing if source.data is None else source.data.resizing
     return bool(resizing) or kind not in ANY_SIZE
+
+
+def has_boxes(source: SuiteSource) -> bool:
+    """Whether a suite's images have boxes, for a detector."""
+    return source.data is not None and source.data.kind in WITH_BOXES
 
 
 def suite_help() -> str:

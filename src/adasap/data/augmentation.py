@@ -173,6 +173,10 @@ class Augmenter:
             )
         return images
 
+    def labelled(self, dataset: ImageSet, indices: Tensor, epoch: int) -> tuple[Tensor, Tensor]:
+        """`batch` with its labels, int64 [B]."""
+        return self.batch(dataset, indices, epoch), dataset.labels[indices]
+
     def _sized(self, dataset: ImageSet, indices: Tensor, epoch: int) -> Tensor:
         if self.sizing is None and isinstance(dataset, InMemoryImages):
             return dataset.images[indices]

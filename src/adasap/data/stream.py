@@ -10,13 +10,17 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from adasap.data.augmentation import Augmentation, Augmenter
+from adasap.data.augmentation import Augmentation
+from adasap.data.boxes import DetectionBatch
+from adasap.data.detection_augmentation import DetectionAugmentation, augmenter_for
+from adasap.data.detection_set import DetectionImages
 from adasap.data.draws import generator_seeds
 from adasap.data.images import ImageSet
 from adasap.errors import AdasapError, DataError
 
 Batch = tuple[Tensor, Tensor]
 """Images uint8 [B, 3, H, W] and labels int64 [B]."""
+AnyBatch = Batch | DetectionBatch
 
 
 class TrainingStream:
@@ -26,7 +30,7 @@ class TrainingStream:
     image's augmentation is drawn from (seed, epoch, index of the image).
 
     Args:
-        dataset: The images.
+        dataset: Images with labels, whose batches are (images, labels), or with boxes: a `DetectionBatch`.
         augmentation: How they are varied; by default not at all.
         batch_size: Images per step over ALL ranks.
         seed: Of the run.
@@ -35,7 +39,7 @@ class TrainingStream:
         world_size: Number of processes that train together.
     Raises:
         DataError: If the batch is larger than the data set or cannot be shared out evenly.
-        RecipeError: If the augmentation names an unknown transform.
+        RecipeError: If the augmentation names an unknown transform, or is for the other kind of images.
 
     Example:
         >>> from adasap.data import DataSource, open_dataset
@@ -49,8 +53,8 @@ class TrainingStream:
 
     def __init__(
         self,
-        dataset: ImageSet,
-        augmentation: Augmentation | None = None,
+        dataset: ImageSet | DetectionImages,
+        augmentation: Augmentation | DetectionAugmentation | None = None,
         *,
         batch_size: int,
         seed: int,
@@ -60,7 +64,7 @@ class TrainingStream:
     ) -> None:
         _check(len(dataset), batch_size, num_workers, rank, world_size)
         self.dataset = dataset
-        self.augmenter = Augmenter(augmentation or Augmentation(), seed=seed)
+        self.augmenter = augmenter_for(dataset, augmentation, seed=seed)
         self.batch_size = batch_size
         self.seed = seed
         self.num_workers = num_workers
@@ -82,12 +86,11 @@ class TrainingStream:
         whole = self._permutation[1][place * self.batch_size : (place + 1) * self.batch_size]
         return whole[self.rank :: self.world_size]
 
-    def batch(self, step: int) -> Batch:
+    def batch(self, step: int) -> Any:
         """This rank's part of the batch of one step, made in this process."""
-        indices = self.indices(step)
-        return self.augmenter.batch(self.dataset, indices, step // self.steps_per_epoch), self.dataset.labels[indices]
+        return self.augmenter.labelled(self.dataset, self.indices(step), step // self.steps_per_epoch)
 
-    def iterate(self, start_step: int = 0) -> Iterator[Batch]:
+    def iterate(self, start_step: int = 0) -> Iterator[Any]:
         """Batches of `start_step` and all later steps, without end, prepared ahead by the workers.
 
         Close the iterator (`.close()`, or let go of it) to stop the workers.
@@ -110,21 +113,22 @@ class TrainingStream:
         for batch in loader:
             if isinstance(batch, AdasapError):
                 raise batch
-            yield batch[0], batch[1]
+            yield batch if isinstance(batch, DetectionBatch) else (batch[0], batch[1])
 
     def _epoch_seed(self, epoch: int) -> int:
         return generator_seeds(self.seed, epoch, torch.zeros(1, dtype=torch.int64), "order")[0]
 
 
-class _BatchesByStep(Dataset[Batch | AdasapError]):
+class _BatchesByStep(Dataset[AnyBatch | AdasapError]):
     """The stream as a map from step to batch; an error we raised on purpose is handed over, not re-worded."""
 
     def __init__(self, stream: TrainingStream) -> None:
         self.stream = stream
 
-    def __getitem__(self, step: int) -> Batch | AdasapError:
+    def __getitem__(self, step: int) -> AnyBatch | AdasapError:
         try:
-            return self.stream.batch(step)
+            batch: AnyBatch = self.stream.batch(step)
+            return batch
         except AdasapError as error:
             return error
 

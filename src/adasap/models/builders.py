@@ -20,6 +20,7 @@ _OWN_MODELS = (
     {"digits_net": "digits"}
     | {f"cifar_resnet{depth}": "cifar_resnet" for depth in (20, 32, 44, 56, 110)}
     | {f"mobilenet_v{version}_tf": "mobilenet" for version in (1, 2)}
+    | {f"ssd_{backbone}": "ssd" for backbone in ("resnet50", "mobilenet_v1", "mobilenet_v2")}
 )
 _FETCHING = frozenset({"pretrained", "checkpoint", "weights", "url", "cache", "file", "hub", "download"})
 
@@ -127,7 +128,21 @@ def _torchvision(name: str) -> Builder:
         for option in ("weights", "weights_backbone")
         if option in inspect.signature(build).parameters
     }
-    return partial(_without_fetching, build, fixed)
+    plain = partial(_without_fetching, build, fixed)
+    return partial(_detector, plain) if name in _detector_names() else plain
+
+
+def _detector_names() -> list[str]:
+    from torchvision import models
+
+    names: list[str] = models.list_models(module=models.detection)
+    return names
+
+
+def _detector(build: Builder, **options: Any) -> nn.Module:
+    from adasap.models.detectors import traced
+
+    return traced(build(**options))
 
 
 def _timm(name: str) -> Builder:

@@ -10,7 +10,7 @@ from torch import nn
 
 from adasap.errors import ModelError
 from adasap.models.builders import check_options, resolve_builder
-from adasap.models.weights import load_weights_
+from adasap.models.weights import load_backbone_, load_weights_
 
 
 @dataclass(frozen=True)
@@ -24,6 +24,7 @@ class ModelSpec:
         mean: Per colour; an image is prepared as (x / 255 - mean) / std.
         std: Per colour.
         weights: A `.safetensors` file on this machine to fill the model with; None keeps the random start.
+        backbone_weights: Likewise one of an ImageNet classifier, which fills the backbone of a detector.
     """
 
     builder: str
@@ -32,8 +33,11 @@ class ModelSpec:
     mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
     std: tuple[float, float, float] = (0.229, 0.224, 0.225)
     weights: str | None = None
+    backbone_weights: str | None = None
 
     def __post_init__(self) -> None:
+        if self.weights is not None and self.backbone_weights is not None:
+            raise ModelError("weights fill the whole model, so backbone_weights would be lost; give one of the two")
         if len(self.input_size) != 3 or min(self.input_size) < 1:
             raise ModelError(f"input_size is {self.input_size}; give channels, height and width, such as (3, 32, 32)")
         if len(self.mean) != 3 or len(self.std) != 3 or min(self.std) <= 0:
@@ -71,4 +75,6 @@ def open_model(
         raise ModelError(f"{spec.builder} returned a {type(model).__name__}; wanted a torch.nn.Module")
     if spec.weights is not None:
         load_weights_(model, spec.weights)
+    if spec.backbone_weights is not None:
+        load_backbone_(model, spec.backbone_weights)
     return model

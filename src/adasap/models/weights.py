@@ -8,6 +8,7 @@ from pathlib import Path
 from torch import Tensor, nn
 
 from adasap.errors import ModelError
+from adasap.models.detector import Detector
 
 
 def load_weights_(model: nn.Module, path: str | Path) -> None:
@@ -34,13 +35,37 @@ def load_weights_(model: nn.Module, path: str | Path) -> None:
     model.load_state_dict(tensors, strict=False)
 
 
+def load_backbone_(model: nn.Module, path: str | Path) -> None:
+    """Fills the backbone of a detector in place from an ImageNet classifier's file; what it has no place for is left.
+
+    Raises:
+        ModelError: If the model is no detector, the file cannot be read, or a tensor is missing or of another shape;
+            the model is then unchanged.
+    """
+    places = model.backbone_tensors() if isinstance(model, Detector) else {}
+    if not places:
+        raise ModelError(
+            f"{type(model).__name__} has no backbone that an ImageNet classifier's weights fit; leave "
+            "`backbone_weights` out, or give `weights` for the whole model"
+        )
+    tensors, state = _read(Path(path)), model.state_dict()
+    wanted = {name: state[here] for name, here in places.items()}
+    problems = [
+        *_named("missing", [name for name in wanted if name not in tensors and not _is_counter(name)]),
+        *_named("of another shape", [_shapes(n, wanted, tensors) for n in wanted if _differs(n, wanted, tensors)]),
+    ]
+    if problems:
+        raise ModelError(
+            f"{path} does not fit the backbone: {'; '.join(problems)}. Choose the file of the same classifier and width"
+        )
+    model.load_state_dict({places[name]: t for name, t in tensors.items() if name in places}, strict=False)
+
+
 def _read(path: Path) -> dict[str, Tensor]:
     from safetensors import SafetensorError, safe_open
 
     try:
         with safe_open(path, framework="pt") as file:
-            if "adasap-model" in (file.metadata() or {}).values():
-                raise ModelError(f"{path} is a model file of this package; open it with adasap.load")
             return {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - not a dictionary
     except FileNotFoundError as error:
         raise ModelError(f"{path} does not exist; give a .safetensors file of weights") from error

@@ -108,10 +108,11 @@ def changes(run: RunData) -> list[Change]:
         Change("parameters", "", "size", _exact(dense.parameters), _exact(small.parameters)),
         Change("MACs", "", "size", _exact(dense.macs), _exact(small.macs)),
     ]
-    for before, after in zip(dense.latency, small.latency, strict=True):
-        label = f"latency, batch {before.batch_size}"
-        old_ms, new_ms = (Interval(t.p50_ms, t.p50_ms, t.p95_ms) for t in (before, after))
-        found.append(Change(label, "ms", "latency", old_ms, new_ms))
+    timed = [("latency", dense.latency, small.latency), ("images to boxes", dense.detection, small.detection)]
+    for what, befores, afters in timed:
+        for before, after in zip(befores, afters, strict=True):
+            old_ms, new_ms = (Interval(t.p50_ms, t.p50_ms, t.p95_ms) for t in (before, after))
+            found.append(Change(f"{what}, batch {before.batch_size}", "ms", "latency", old_ms, new_ms))
     for name, result in run.scores("compressed").items():
         old = run.scores("dense")[name]
         was, now = old.per_image(), result.per_image()
@@ -171,13 +172,14 @@ def points(runs: Sequence[RunData]) -> list[Point]:
 
 
 def extra_metrics(run: RunData) -> list[tuple[str, str, float, float]]:
-    """Suite, metric, its mean over the cells for dense and compressed: whatever the task reports beside accuracy."""
+    """Suite, metric, its mean over the cells for dense and compressed: whatever is reported beside the score."""
     found = []
     for suite, after in run.scores("compressed").items():
         before = run.scores("dense")[suite]
         for metric in next(iter(after.metrics.values()), {}):
             values = [_mean_metric(result, metric) for result in (before, after)]
-            if metric != "accuracy" and values[0] is not None and values[1] is not None:
+            beside = metric not in ("accuracy", "map50") and ":" not in metric  # a colon stands before a class
+            if beside and values[0] is not None and values[1] is not None:
                 found.append((suite, metric, values[0], values[1]))
     return found
 

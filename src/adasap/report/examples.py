@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -80,17 +80,27 @@ def _cells(suites: Sequence[ImageSuite]) -> Iterator[Shown]:
     """
     for suite in (suite for suite in suites if suite.outputs is None):
         places = torch.tensor(first_of_two_classes(suite.labels))
-        wanted: dict[str, str] = {}
-        for cell in suite.cell_names():
-            corruption, _, severity = cell.partition("/")
-            best = wanted.get(corruption)
-            if best is None or _distance(severity) < _distance(best.partition("/")[2]):
-                wanted[corruption] = cell
-        for cell in wanted.values():
+        for cell in nearest_severities(suite.cell_names()):
             some = suite.cell_of[cell].sampled(places)
             images = torch.stack([some.images[row][0] for row in range(len(places))])
             images = some.corrupted(images, torch.arange(len(places)))
             yield Shown(suite.name, cell, images, suite.labels[places].tolist(), places.tolist())
+
+
+def nearest_severities(cells: Iterable[str]) -> list[str]:
+    """Of each corruption the cell whose severity is nearest to the one shown; other cells as they are.
+
+    Example:
+        >>> nearest_severities(["clean", "fog/1", "fog/5", "fog/4"])
+        ['clean', 'fog/4']
+    """
+    wanted: dict[str, str] = {}
+    for cell in cells:
+        corruption, _, severity = cell.partition("/")
+        best = wanted.get(corruption)
+        if best is None or _distance(severity) < _distance(best.partition("/")[2]):
+            wanted[corruption] = cell
+    return list(wanted.values())
 
 
 def first_of_two_classes(labels: Tensor) -> list[int]:

@@ -9,17 +9,17 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from adasap.report.figures import SYMBOLS, Figure, escaped, styled
-from adasap.report.run_data import RunData, Width
+from adasap.report.run_data import RunData, Width, measure_of
 from adasap.report.table import Table
 
 MAX_POINTS = 400
 """Points of a curve on the page; longer runs are averaged over stretches of steps."""
 
-ROWS = ("loss", "loss gap", "kept cost", "accuracy (%)")
+ROWS = ("loss", "loss gap", "kept cost", "score (%)")
 
 
 def run_curves(run: RunData, key: str) -> Figure:
-    """Loss, loss gap, kept cost and accuracy over steps, with the three steps of the method shaded."""
+    """Loss, loss gap, kept cost and scores over steps, with the three steps of the method shaded."""
     plot = make_subplots(rows=len(ROWS), cols=1, shared_xaxes=True, vertical_spacing=0.055)
     steps = run.of_kind("step")
     for row, field in ((1, "loss"), (2, "gap")):
@@ -29,10 +29,10 @@ def run_curves(run: RunData, key: str) -> Figure:
         plot.add_trace(go.Scatter(x=x, y=y, mode="lines", line=line, hovertemplate=hover, showlegend=False), row, 1)
     for trace in (*_costs(run), *_limits(run)):
         plot.add_trace(trace, 3, 1)
-    for trace in _accuracies(run):
+    for trace in _scores(run):
         plot.add_trace(trace, 4, 1)
     styled(plot, height=760, hovermode="closest")
-    for row, title in enumerate(ROWS, start=1):
+    for row, title in enumerate((*ROWS[:3], f"{measure_of(run)} (%)"), start=1):
         unit = next((f" ({record['unit']})" for record in run.of_kind("prune")), "")
         plot.update_yaxes(title_text=title + (unit if title == "kept cost" else ""), row=row, col=1)
     plot.update_yaxes(rangemode="tozero", row=3, col=1)
@@ -101,7 +101,7 @@ def _limits(run: RunData) -> list[go.Scatter]:
     return [go.Scatter(x=x, y=y, mode="markers", marker=marker, hovertemplate=hover, showlegend=False)] if x else []
 
 
-def _accuracies(run: RunData) -> list[go.Scatter]:
+def _scores(run: RunData) -> list[go.Scatter]:
     stages, traces = run.of_kind("stage"), []
     for index, suite in enumerate(run.scores("compressed")):
         seen = [r for r in stages if suite in r["scores"]]

@@ -10,24 +10,25 @@ import plotly.graph_objects as go
 from adasap.report.comparison import Gain, Point, by_corruption
 from adasap.report.figures import Figure, View, escaped, series, spaced, styled
 from adasap.report.files import points_text, value_text
-from adasap.report.run_data import RunData
+from adasap.report.run_data import RunData, measure_of
 from adasap.report.table import Table
 from adasap.robustness import SuiteResult
 
 X_VIEWS = (
-    ("clean accuracy", "clean accuracy (%)"),
+    ("clean {}", "clean {} (%)"),
     ("parameters", "parameters"),
     ("MACs", "multiply-accumulates of one image"),
     ("latency", "latency of one image (ms, median)"),
 )
 
 
-def trade_off(points: Sequence[Point], recipes: dict[str, str]) -> Figure:
-    """Corrupted against clean accuracy; and both against parameters, MACs and latency.
+def trade_off(points: Sequence[Point], recipes: dict[str, str], measure: str = "accuracy") -> Figure:
+    """Corrupted against clean score; and both against parameters, MACs and latency.
 
     Args:
         points: The models.
         recipes: Run -> a few lines about its recipe, shown on hover.
+        measure: What the scores are called.
     """
     plot, shown = go.Figure(), []
     for place, (label, _) in enumerate(X_VIEWS):
@@ -36,22 +37,22 @@ def trade_off(points: Sequence[Point], recipes: dict[str, str]) -> Figure:
             plot.add_trace(trace.update(visible=place == 0))
         shown += [place] * len(traces)
     styled(plot, height=460, hovermode="closest")
-    plot.update_xaxes(title_text=X_VIEWS[0][1], showline=True)
-    plot.update_yaxes(title_text="corrupted accuracy (%)", showline=True)
+    plot.update_xaxes(title_text=X_VIEWS[0][1].format(measure), showline=True)
+    plot.update_yaxes(title_text=f"corrupted {measure} (%)", showline=True)
     return Figure(
         key="trade-off",
         title="The trade-off",
         caption="Bars are 95 % intervals over test images. On the dashed line, robustness falls exactly as fast as "
-        "clean accuracy; a model above it kept more of its robustness than of its accuracy. Point at a model for "
-        "its recipe.",
+        f"clean {measure}; a model above it kept more of its robustness than of its clean {measure}. Point "
+        "at a model for its recipe.",
         plot=plot,
         table=_points_table(points),
-        views=tuple(_trade_off_view(place, shown) for place in range(len(X_VIEWS))),
+        views=tuple(_trade_off_view(place, shown, measure) for place in range(len(X_VIEWS))),
     )
 
 
 def _traces(points: Sequence[Point], x: str, recipes: dict[str, str]) -> list[go.Scatter]:
-    """All that one view shows; where x is no accuracy, the clean accuracies too."""
+    """All that one view shows; where x is no score, the clean scores too."""
     first = x == X_VIEWS[0][0]
     traces = [_expectation(points)] if first else _expectation_marks(points, x)
     for index, point in enumerate(points):
@@ -60,9 +61,9 @@ def _traces(points: Sequence[Point], x: str, recipes: dict[str, str]) -> list[go
     return traces
 
 
-def _trade_off_view(place: int, shown: Sequence[int]) -> View:
-    label, title = X_VIEWS[place]
-    y_title = "accuracy (%): clean hollow, corrupted filled" if place else "corrupted accuracy (%)"
+def _trade_off_view(place: int, shown: Sequence[int], measure: str) -> View:
+    label, title = (text.format(measure) for text in X_VIEWS[place])
+    y_title = f"{measure} (%): clean hollow, corrupted filled" if place else f"corrupted {measure} (%)"
     layout = {
         "xaxis.title.text": title,
         "yaxis.title.text": y_title,
@@ -95,9 +96,9 @@ def _model(point: Point, index: int, x: str, score: str, recipes: dict[str, str]
         f"{value_text(point.parameters, '')} parameters, {value_text(point.macs, '')} MACs, {point.latency_ms:.2f} ms",
         *([] if dense else [recipes.get(point.name, "")]),
     ]
-    along_x = {"error_x": _error(point.clean, colour)} if x == "clean accuracy" else {}
+    along_x = {"error_x": _error(point.clean, colour)} if x == X_VIEWS[0][0] else {}
     return go.Scatter(
-        x=[100 * point.clean.value if x == "clean accuracy" else where[x]],
+        x=[100 * point.clean.value if x == X_VIEWS[0][0] else where[x]],
         y=[100 * value.value],
         mode="markers",
         name=escaped(point.name),
@@ -124,14 +125,14 @@ def _expectation(points: Sequence[Point]) -> go.Scatter:
         x=x,
         y=y,
         mode="lines",
-        name="robustness falls as accuracy does",
+        name="robustness falls as the clean score does",
         line={"dash": "dash", "width": 1.5, "color": "var(--muted)"},
         hoverinfo="skip",
     )
 
 
 def _expectation_marks(points: Sequence[Point], x: str) -> list[go.Scatter]:
-    """The same line where x is no accuracy: a dash per compressed model."""
+    """The same line where x is no score: a dash per compressed model."""
     small = [p for p in points if p.model == "compressed"]
     where = {"parameters": "parameters", "MACs": "macs", "latency": "latency_ms"}[x]
     return [
@@ -139,9 +140,9 @@ def _expectation_marks(points: Sequence[Point], x: str) -> list[go.Scatter]:
             x=[getattr(p, where) for p in small],
             y=[100 * p.corrupted_line for p in small],
             mode="markers",
-            name="corrupted, if it fell as accuracy does",
+            name="corrupted, if it fell as clean does",
             marker={"symbol": "line-ew-open", "size": 22, "color": "var(--muted)", "line": {"width": 2}},
-            hovertemplate="%{y:.1f} % if robustness fell as accuracy does<extra></extra>",
+            hovertemplate="%{y:.1f} % if robustness fell as the clean score does<extra></extra>",
         )
     ]
 
@@ -158,7 +159,7 @@ def gain_bars(gains: Sequence[Gain], baseline: str, key: str) -> Figure:
     losses = [gain for gain in gains if gain.difference.value < 0]
     parts = (_bars(wins, "var(--good)", ""), _bars(losses, "var(--bad)", "/"))
     plot = styled(go.Figure(parts), height=90 + 30 * len(gains), barmode="overlay", bargap=0.35, showlegend=False)
-    plot.update_xaxes(title_text="points of accuracy", zeroline=True, zerolinewidth=1.5)
+    plot.update_xaxes(title_text="percentage points", zeroline=True, zerolinewidth=1.5)
     order = [spaced(gain.corruption) for gain in reversed(gains)]
     plot.update_yaxes(categoryorder="array", categoryarray=order, showgrid=False)
     rows = [[g.corruption, f"{100 * g.baseline:.1f}", f"{100 * g.score:.1f}", points_text(g.difference)] for g in gains]
@@ -194,7 +195,7 @@ def _bars(gains: Sequence[Gain], colour: str, pattern: str) -> go.Bar:
 
 
 def heat_map(run: RunData, suite: str, key: str) -> Figure:
-    """Accuracy by corruption and severity: compressed, dense, and the difference."""
+    """Scores by corruption and severity: compressed, dense, and the difference."""
     small, dense = run.scores("compressed")[suite], run.scores("dense")[suite]
     grids, names = _grids(small, dense), list(by_corruption(small))
     plot = go.Figure([_heat(label, values, small) for label, values in grids.items()])
@@ -205,8 +206,8 @@ def heat_map(run: RunData, suite: str, key: str) -> Figure:
     return Figure(
         key=key,
         title="Corruption by severity",
-        caption="Accuracy in % on each corruption at each severity; the buttons change to the dense model and to the "
-        "difference in points.",
+        caption=f"Mean {measure_of(run)} in % on each corruption at each severity; the buttons change to the dense "
+        "model and to the difference in points.",
         plot=plot,
         table=Table(["corruption / severity", "dense (%)", "compressed (%)"], rows),
         views=tuple(View(name, tuple(other == name for other in grids)) for name in grids),

@@ -16,7 +16,10 @@ from plotly.offline import get_plotlyjs
 
 from adasap.export import atomic_write
 from adasap.report.comparison import Change, Comparison, extra_metrics
+from adasap.report.detection_table import counted_corruptions, performance_table
+from adasap.report.detections import SHOWN_SCORE, read_detections
 from adasap.report.figures import Figure
+from adasap.report.figures_detection import corruption_bars, precision_curves
 from adasap.report.figures_run import run_curves, width_bars
 from adasap.report.figures_scores import gain_bars, heat_map, trade_off
 from adasap.report.files import (
@@ -28,7 +31,9 @@ from adasap.report.files import (
     report_data,
     value_text,
 )
-from adasap.report.run_data import Example, Guess, RunData
+from adasap.report.run_data import Example, Guess, RunData, measure_of
+from adasap.report.scene_cards import scene_card
+from adasap.report.table import Table
 
 TEMPLATE = Path(__file__).with_name("template")
 MAX_BYTES = 6_000_000
@@ -56,11 +61,11 @@ def page_html(found: Comparison, downloads: Mapping[str, str]) -> str:
         downloads: Name -> text of the files that the page carries inside.
     """
     context = _context(found, downloads)
-    pictures = example_cards(found.runs)
-    html = _render({**context, "examples": pictures})
-    while len(html.encode()) >= MAX_BYTES and pictures:
-        pictures = pictures[: len(pictures) // 2]
-        html = _render({**context, "examples": pictures})
+    pictures, scenes = example_cards(found.runs), scene_cards(found.runs)
+    html = _render({**context, "examples": pictures, "scenes": scenes})
+    while len(html.encode()) >= MAX_BYTES and (pictures or scenes):
+        pictures, scenes = pictures[: len(pictures) // 2], scenes[: len(scenes) // 2]
+        html = _render({**context, "examples": pictures, "scenes": scenes})
     return html
 
 
@@ -72,11 +77,13 @@ def _render(context: Mapping[str, Any]) -> str:
 def _context(found: Comparison, downloads: Mapping[str, str]) -> dict[str, Any]:
     runs, alone = found.runs, len(found.runs) == 1
     recipes = {run.name: "<br>".join(recipe_lines(run)) for run in runs}
-    overview = [trade_off(found.points, recipes)] if found.points else []
+    overview = [trade_off(found.points, recipes, measure_of(runs[0]))] if found.points else []
     sections = [_run_section(found, place) for place in range(len(runs))]
     figures = [*overview, *(figure for section in sections for figure in section["figures"].values())]
     return {
         "title": runs[0].name if alone else "Runs compared",
+        "measure": measure_of(runs[0]),
+        "shown_score": SHOWN_SCORE,
         "runs": sections,
         "overview": overview,
         "comparison": change_table(found.changes[runs[0].name]) if alone else comparison_table(found),
@@ -96,6 +103,7 @@ def _run_section(found: Comparison, place: int) -> dict[str, Any]:
         "figures": _run_figures(found, place),
         "tiles": [tile(change) for change in found.changes[run.name]],
         "metrics": extra_metrics(run),
+        "performance": performance_of(run),
         "events": run.of_kind("prune"),
         "frozen": [width for width in run.widths if width.frozen],
         "command": run.command,
@@ -114,9 +122,29 @@ def _run_figures(found: Comparison, place: int) -> dict[str, Figure]:
     figures = {"gains": gain_bars(gain, found.over[run.name], f"gains-{place}")} if gain else {}
     if suite is not None:
         figures["heat"] = heat_map(run, suite, f"heat-{place}")
+    record = read_detections(run.folder)
+    if record is not None:
+        figures["precision"] = precision_curves(run, record, f"precision-{place}")
+        if suite is not None:
+            figures["corruptions"] = corruption_bars(run, suite, f"corruptions-{place}")
     figures["curves"] = run_curves(run, f"curves-{place}")
     figures["widths"] = width_bars(run, f"widths-{place}")
     return figures
+
+
+def performance_of(run: RunData) -> Table | None:
+    """P, mPC and rPC of a detector; None for a classifier, or without corruptions."""
+    suite = run.first_suite("corrupted")
+    if suite is None or measure_of(run) != "AP50":
+        return None
+    models = {"dense": run.scores("dense"), "compressed": run.scores("compressed")}
+    return performance_table(models, "clean", suite, counted_corruptions(models["dense"][suite]))
+
+
+def scene_cards(runs: Sequence[RunData]) -> list[dict[str, Any]]:
+    """Photos with boxes, run by run."""
+    records = [read_detections(run.folder) for run in runs]
+    return [scene_card(scene, at) for at, record in enumerate(records) if record for scene in record.scenes]
 
 
 def tile(change: Change) -> dict[str, Any]:

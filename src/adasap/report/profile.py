@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 import weakref
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -35,8 +35,9 @@ class Profile:
         parameters: Number of parameters.
         macs: Multiply-accumulates of one image.
         peak_memory_mb: Parameters, buffers and the largest sum of live activations at the larger batch, in MB (1e6).
-        latency: One entry per batch size.
+        latency: One entry per batch size; of a detector its traced part, from a batch to the heads' raw outputs.
         uncounted: Operators whose MACs could not be counted.
+        detection: Of a detector, per batch size: from images to boxes, with resizing and all work on boxes.
     """
 
     parameters: int
@@ -44,6 +45,7 @@ class Profile:
     peak_memory_mb: float
     latency: tuple[Latency, ...]
     uncounted: tuple[str, ...] = ()
+    detection: tuple[Latency, ...] = ()
 
 
 def profile_models(
@@ -53,6 +55,7 @@ def profile_models(
     batch_sizes: tuple[int, ...] = (1, 16),
     seconds: float = 2.0,
     setting: Setting | None = None,
+    images: Sequence[Tensor] = (),
 ) -> dict[str, Profile]:
     """Profiles models side by side: their forward passes take turns, so that a busy machine is unfair to none.
 
@@ -62,12 +65,15 @@ def profile_models(
         batch_sizes: Batches whose latency is measured.
         seconds: Time spent on each batch size, all models together.
         setting: Device, threads, precision and so on; default the CPU as it is.
+        images: For detectors, prepared images that detection is timed on, taken anew if a batch wants more; how many
+            boxes are sorted out depends on what they show. None times the traced part only.
     """
     setting = setting or Setting()
     placed = {name: setting.place(model) for name, model in models.items()}
     batches = [setting.batch(example_inputs, n) for n in batch_sizes]
     with setting.applied():
         timings = [measure_latency(placed, batch, seconds=seconds) for batch in batches]
+        detections = [measure_detection(placed, _first(images, n, setting), seconds=seconds) for n in batch_sizes]
     profiles = {}
     for name, model in models.items():
         cost = MACs(model, (), example_inputs)
@@ -78,6 +84,7 @@ def profile_models(
             peak_memory_mb=peak_memory_bytes(plain, batches[-1]) / 1e6,
             latency=tuple(timing[name] for timing in timings),
             uncounted=tuple(cost.uncounted),
+            detection=tuple(timing[name] for timing in detections if timing),
         )
     return profiles
 
@@ -88,6 +95,30 @@ def measure_latency(
     """Median and 95th percentile of interleaved forward passes of placed models."""
     times = time_models_ms(models, batch, rounds=at_least, seconds=seconds)
     return {name: _latency(len(batch), values) for name, values in times.items()}
+
+
+def measure_detection(
+    models: Mapping[str, nn.Module], images: Sequence[Tensor], *, seconds: float = 2.0, at_least: int = 10
+) -> dict[str, Latency]:
+    """The same for detectors from images to boxes; empty without images.
+
+    Args:
+        models: Placed, in evaluation mode, called with a list of images.
+        images: Prepared, float [3, H, W] of any sizes, on the models' device.
+    """
+    if not images:
+        return {}
+    runs: dict[str, Callable[[Tensor], Any]] = {
+        name: lambda _, model=model: model(list(images))  # type: ignore[misc]
+        for name, model in models.items()
+    }
+    times = time_models_ms(runs, images[0], rounds=at_least, seconds=seconds)
+    return {name: _latency(len(images), values) for name, values in times.items()}
+
+
+def _first(images: Sequence[Tensor], count: int, setting: Setting) -> list[Tensor]:
+    some = [images[place % len(images)] for place in range(count)] if images else []
+    return [image.to(setting.device, setting.dtype) for image in some]
 
 
 def _latency(batch_size: int, values: list[float]) -> Latency:

@@ -110,6 +110,12 @@ def role_of(result: SuiteResult) -> Role:
     return "corrupted" if any("/" in cell for cell in result.cells) else "shifted"
 
 
+def measure_of(run: RunData) -> str:
+    """What a run's scores are called: `accuracy`, or `AP50` of a detector."""
+    metrics = next(iter(run.scores("dense").values())).metrics
+    return "AP50" if "map50" in next(iter(metrics.values()), {}) else "accuracy"
+
+
 def read_runs(folders: Sequence[Path]) -> list[RunData]:
     """Reads finished runs; those that share a name are told apart by their folders.
 
@@ -158,8 +164,8 @@ def read_run(folder: Path) -> RunData:
 
 
 def _profile(data: dict[str, Any]) -> Profile:
-    latency = tuple(Latency(**entry) for entry in data["latency"])
-    return Profile(**{**data, "latency": latency, "uncounted": tuple(data["uncounted"])})
+    times = {key: tuple(Latency(**entry) for entry in data.get(key, ())) for key in ("latency", "detection")}
+    return Profile(**{**data, **times, "uncounted": tuple(data["uncounted"])})
 
 
 def _widths(result: dict[str, Any]) -> tuple[Width, ...]:

@@ -1,6 +1,14 @@
 """How well a model holds up: suites, evaluation, metrics."""
 
 from adasap.robustness.baseline import BaselineLine, fit_baseline
+from adasap.robustness.detection import DetectionSuite, open_detection_suite
+from adasap.robustness.detection_metrics import (
+    Performance,
+    bootstrap_map,
+    class_performance,
+    performance,
+    ratio_interval,
+)
 from adasap.robustness.evaluate import CellResult, SuiteResult, evaluate_cell, evaluate_suite
 from adasap.robustness.evaluate_folder import EvaluationFolder, identity_of
 from adasap.robustness.evaluate_many import evaluate_suites
@@ -36,18 +44,22 @@ __all__ = [
     "AccuracyRatio",
     "BaselineLine",
     "CellResult",
+    "DetectionSuite",
     "EvaluationFolder",
     "ImageSuite",
     "Interval",
     "Loading",
+    "Performance",
     "Suite",
     "SuiteResult",
     "SuiteSource",
+    "bootstrap_map",
     "bootstrap_mean",
     "brier_score",
     "cell_accuracies",
     "check_suite",
     "class_accuracy",
+    "class_performance",
     "corruption_accuracy",
     "evaluate_cell",
     "evaluate_suite",
@@ -59,8 +71,11 @@ __all__ = [
     "mean_corrupted_accuracy",
     "mean_corruption_error",
     "negative_log_likelihood",
+    "open_detection_suite",
     "open_suite",
     "paired_difference",
+    "performance",
+    "ratio_interval",
     "relative_mean_corruption_error",
     "worst_class_accuracy",
 ]

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from adasap.errors import DataError
 from adasap.export.atomic import atomic_write
+from adasap.robustness.detection import DetectionSuite
 from adasap.robustness.evaluate import CellResult
 from adasap.robustness.suites import ImageSuite
 
@@ -79,20 +80,25 @@ class EvaluationFolder:
         return self.path / "cells" / suite / f"{cell.replace('/', '-')}.safetensors"
 
 
-def identity_of(model: nn.Module, task: object, suites: Iterable[ImageSuite], **options: Any) -> dict[str, Any]:
+def identity_of(
+    model: nn.Module, task: object, suites: Iterable[ImageSuite | DetectionSuite], **options: Any
+) -> dict[str, Any]:
     """What the numbers of an evaluation depend on.
 
     Args:
         model: By its weights and the text of its layers.
         task: By its `repr`.
-        suites: By their cells, records, labels, and four images of each cell; where they lie does not matter.
+        suites: By their cells, records, labels or boxes, and four images of each cell; where they lie does not matter.
         options: Anything else, ready for JSON.
     """
     state = model.state_dict()
     return {
         "model": digest([repr(model), *(name for name in state)], state.values()),
         "task": repr(task),
-        **{f"suite {suite.name}": {**suite.record, "content": _content(suite)} for suite in suites},
+        **{
+            f"suite {suite.name}": {**suite.record, "content": digest(suite.cell_names(), suite.content())}
+            for suite in suites
+        },
         **options,
     }
 
@@ -103,14 +109,6 @@ def digest(texts: Iterable[str], tensors: Iterable[Tensor]) -> str:
     for tensor in tensors:
         total.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
     return total.hexdigest()
-
-
-def _content(suite: ImageSuite) -> str:
-    samples = []
-    for cell in {id(cell.images): cell for cell in suite.cell_of.values()}.values():
-        places = sorted({place * (len(cell.images) - 1) // 3 for place in range(4)})
-        samples += [cell.images[place][0] for place in places]
-    return digest(suite.cell_names(), [suite.labels, *samples])
 
 
 def _refuse_another(path: Path, there: dict[str, Any], wanted: dict[str, Any]) -> None:

@@ -47,11 +47,14 @@ ALEXNET_ERRORS = {
 """AlexNet's top-1 error on ImageNet-C at 224 x 224, mean over the five severities."""
 
 
-def cell_accuracies(metrics: Mapping[str, Mapping[str, float]]) -> dict[str, dict[int, float]]:
-    """The accuracies of a suite's corruption cells, by corruption and severity; other cells are left out.
+def cell_accuracies(
+    metrics: Mapping[str, Mapping[str, float]], metric: str = "accuracy"
+) -> dict[str, dict[int, float]]:
+    """The accuracies of a suite's corruption cells, by corruption and severity; cells without them are left out.
 
     Args:
-        metrics: Cell name (`corruption/severity`, `clean`) -> metrics with `accuracy`.
+        metrics: Cell name (`corruption/severity`, `clean`) -> metrics.
+        metric: Which of them, such as `accuracy` or `map50`.
 
     Example:
         >>> cell_accuracies({"clean": {"accuracy": 0.9}, "fog/3": {"accuracy": 0.5}})
@@ -60,8 +63,8 @@ def cell_accuracies(metrics: Mapping[str, Mapping[str, float]]) -> dict[str, dic
     cells: dict[str, dict[int, float]] = {}
     for cell, values in metrics.items():
         corruption, _, severity = cell.rpartition("/")
-        if severity.isdecimal():
-            cells.setdefault(corruption, {})[int(severity)] = values["accuracy"]
+        if severity.isdecimal() and metric in values:
+            cells.setdefault(corruption, {})[int(severity)] = values[metric]
     return cells
 
 

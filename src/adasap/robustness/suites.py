@@ -114,6 +114,18 @@ class ImageSuite:
     def cell_names(self) -> tuple[str, ...]:
         return tuple(self.cell_of)
 
+    def images_per_batch(self, loading: Loading) -> int:
+        """The batch size."""
+        return loading.images_per_batch(self.image_shape)
+
+    def content(self) -> list[Tensor]:
+        """All labels, and four images of each cell: what an evaluation is bound to."""
+        samples = [self.labels]
+        for cell in {id(cell.images): cell for cell in self.cell_of.values()}.values():
+            places = sorted({place * (len(cell.images) - 1) // 3 for place in range(4)})
+            samples += [cell.images[place][0] for place in places]
+        return samples
+
     def batches(
         self, cell: str, device: torch.device, loading: Loading, spent: PreparationTime
     ) -> Iterator[tuple[Tensor, Tensor]]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from adasap.data import Augmentation, ImageSet
+from adasap.data import Augmentation, DetectionAugmentation, DetectionImages, ImageSet
 from adasap.robustness import Suite
 
 
@@ -16,13 +16,13 @@ class Data:
     """What a run trains and is measured on.
 
     Attributes:
-        train: Labelled images.
+        train: Images with labels, or with boxes.
         suites: What is evaluated after each stage; the first is the clean test set.
         example_inputs: One preprocessed image, float [1, C, H, W], for tracing and counting.
         augmentation: Applied to training images only.
     """
 
-    train: ImageSet
+    train: ImageSet | DetectionImages
     suites: Sequence[Suite]
     example_inputs: Tensor
-    augmentation: Augmentation = Augmentation()  # noqa: RUF009 - frozen
+    augmentation: Augmentation | DetectionAugmentation = Augmentation()  # noqa: RUF009 - frozen

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from adasap.data import DetectionImages, ImageSet
 from adasap.groups import ChannelGroup, fingerprint
 from adasap.tasks import Task
 from adasap.training.data import Data
@@ -35,9 +36,13 @@ def identity(
         "steps": repr((config.warm_up, config.pruning, config.fine_tune)),
         "task": repr(task) if described else type(task).__qualname__,
         "augmentation": repr(data.augmentation),
-        "labels": digest([data.train.labels]),
+        "labels": digest(_labels(data.train)),
         **_latency_table(config.pruning.budget.latency_table),
     }
+
+
+def _labels(train: ImageSet | DetectionImages) -> list[Tensor]:
+    return train.annotations.tensors() if isinstance(train, DetectionImages) else [train.labels]
 
 
 def _latency_table(path: str | None) -> dict[str, str]:

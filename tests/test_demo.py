@@ -1,0 +1,54 @@
+"""The demos: recipes that differ in what they compare and in nothing else, and one of detection made small."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from adasap.cli import app
+from adasap.cli.demo import compression_recipes
+from adasap.cli.demo_data import DEMOS, DemoTask
+from adasap.config import parse_recipe
+
+
+@pytest.mark.parametrize("task", ["classification", "detection"])
+def test_the_runs_differ_in_sharpness_and_in_epochs_only(task: DemoTask) -> None:
+    demo = DEMOS[task]
+    before = copy.deepcopy(dict(demo.tree))
+    recipes = {name: parse_recipe(tree) for name, tree in compression_recipes(demo, "dense.safetensors", 7).items()}
+    dense = parse_recipe(demo.recipe(7))
+    assert demo.tree == before
+    adasap, plain, double = (recipes[name] for name in ("adasap", "plain", "plain-twice-the-epochs"))
+    assert (adasap.warm_up.sharpness.kind, plain.warm_up.sharpness.kind) == ("adaptive", "plain")
+    for one in recipes.values():
+        assert (one.data, one.training, one.seed) == (dense.data, dense.training, 7)
+        assert one.pruning.budget == adasap.pruning.budget
+        assert one.model.weights == "dense.safetensors"
+    steps = ("warm_up", "pruning", "fine_tune")
+    assert [getattr(plain, step).epochs for step in steps] == [getattr(adasap, step).epochs for step in steps]
+    assert [getattr(double, step).epochs for step in steps] == [2 * getattr(plain, step).epochs for step in steps]
+
+
+@pytest.mark.slow
+def test_the_demo_of_detection_ends_with_a_table_and_a_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    demo, tree = DEMOS["detection"], copy.deepcopy(dict(DEMOS["detection"].tree))
+    tree["model"]["options"]["image_size"], tree["model"]["input_size"] = 64, [3, 64, 64]
+    tree["data"]["train"]["count"], tree["data"]["test"]["count"], tree["training"]["batch_size"] = 16, 8, 8
+    tree["data"]["suites"]["corrupted"] |= {"corruptions": ["contrast"], "severities": [3]}
+    small = {"warm_up": 0.5, "pruning": 0.5, "fine_tune": 0.5}
+    pruning = {**demo.pruning, "events": 1, "every": 1, "recalibration_batches": 1}
+    tiny = replace(demo, tree=tree, dense_epochs=0.5, epochs=small, pruning=pruning)
+    monkeypatch.setitem(DEMOS, "detection", tiny)
+    out = tmp_path / "out"
+    result = CliRunner().invoke(app, ["demo", "--task", "detection", "--out", str(out)], env={"COLUMNS": "120"})
+    assert result.exit_code == 0, result.output
+    output = " ".join(result.output.split())
+    for word in ("AP50 (%)", "AdaSAP's gain", "plain, 2 x", "--data shapes:", "shapes, split train: 16 images"):
+        assert word in output
+    page = (out / "comparison" / "report.html").read_text()
+    assert page.count('class="scene"') == 3 * 4  # three runs; two images, clean and under one corruption
+    assert (out / "adasap" / "model.safetensors").is_file()

@@ -1,0 +1,177 @@
+"""A detector's run: three steps by a recipe, a resumed one to the same numbers, what cannot work refused first."""
+
+import copy
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from rich.console import Console
+
+import adasap
+from adasap.cli.runs import check_classes, open_any_task, open_data, run_recipe
+from adasap.config import dump_recipe, parse_recipe, read_recipe
+from adasap.errors import AdasapError, DataError, ModelError, RecipeError
+from adasap.models import open_model
+from adasap.training import PruneRecord, Record, StepRecord, ignore
+from detection_trees import write_voc
+
+Tree = dict[str, Any]
+RECIPES = Path(__file__).parents[1] / "recipes"
+
+
+def tiny(**sections: Any) -> Tree:
+    """Drawn shapes, a narrow SSD, four steps."""
+    tree: Tree = {
+        "name": "shapes",
+        "task": "detection",
+        "model": {
+            "builder": "adasap:ssd_mobilenet_v1",
+            "options": {"num_classes": 4, "image_size": 64, "width": 0.25},
+            "input_size": [3, 64, 64],
+            "mean": [0.5] * 3,
+            "std": [0.5] * 3,
+        },
+        "data": {
+            "train": {"kind": "shapes", "count": 8},
+            "test": {"kind": "shapes", "count": 4},
+            "suites": {"corrupted": {"kind": "corrupted", "corruptions": ["contrast"], "severities": [3]}},
+            "augmentation": {"horizontal_flip": True, "iou_crop": True},
+        },
+        "training": {"batch_size": 4, "optimizer": {"learning_rate": 0.01}},
+        "warm_up": {"epochs": 0.5},
+        "pruning": {"epochs": 1, "budget": {"macs": 0.5}, "events": 2, "every": 1, "recalibration_batches": 1},
+        "fine_tune": {"epochs": 0.5, "sharpness": {"kind": "uniform", "rho": 0.05}},
+    }
+    for key, value in sections.items():
+        tree[key] = {**tree[key], **value} if isinstance(tree.get(key), dict) else value
+    return tree
+
+
+def compress(tree: Tree, folder: Path | None = None, observe: Callable[[Record], None] = ignore) -> adasap.Result:
+    recipe = parse_recipe(tree)
+    data = open_data(recipe)
+    torch.manual_seed(0)
+    model = open_model(recipe.model)
+    check_classes(model, recipe, data)
+    return adasap.compress(model, open_any_task(recipe, data), data, recipe, folder=folder, observe=observe)
+
+
+def test_three_steps_meet_the_budget() -> None:
+    records: list[Record] = []
+    result = compress(tiny(), observe=records.append)
+    steps = [record for record in records if isinstance(record, StepRecord)]
+    cuts = [record for record in records if isinstance(record, PruneRecord)]
+    assert [step.passes for step in steps] == [2] * 4
+    assert len(cuts) == 2
+    assert cuts[-1].cost <= cuts[-1].cost_limit
+    assert all(cut.mask_error < 1e-3 for cut in cuts)
+    assert set(result.stages["fine-tuned"]) == {"clean", "corrupted"}
+
+
+@pytest.mark.slow
+def test_a_resumed_run_ends_in_the_same_numbers(tmp_path: Path) -> None:
+    def snapshot(record: Record) -> None:
+        if isinstance(record, PruneRecord) and record.event == 2:  # the checkpoint is that of the first event
+            shutil.copytree(tmp_path / "whole", tmp_path / "killed")
+
+    records: list[Record] = []
+    whole = compress(tiny(), tmp_path / "whole", snapshot).model.state_dict()
+    resumed = compress(tiny(), tmp_path / "killed", records.append).model.state_dict()
+    assert min(record.step for record in records if isinstance(record, StepRecord)) > 1
+    assert all(torch.equal(whole[name], resumed[name]) for name in whole)
+
+
+def test_a_detectors_recipe_reads_back_as_itself() -> None:
+    recipe = parse_recipe(tiny())
+    assert recipe.task == "detection"
+    assert parse_recipe(yaml.safe_load(dump_recipe(recipe))) == recipe
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "words"),
+    [
+        ({"task": "segmentation"}, RecipeError, "write `task: detection`"),
+        ({"task": {"label_smoothing": 0.1}}, (RecipeError, DataError), "iou_crop|boxes"),
+        ({"data": {"augmentation": {"random_crop_padding": 4}}}, RecipeError, "unknown key 'data.augmentation.random"),
+        ({"data": {"train": {"kind": "digits"}}}, DataError, "no boxes"),
+        ({"data": {"test": {"kind": "digits"}}}, DataError, "no boxes"),
+        ({"data": {"suites": {"clean": {"kind": "clean"}}}}, DataError, "give it another name"),
+        ({"model": {"options": {"num_classes": 3, "image_size": 64}}}, DataError, "set model.options.num_classes to 4"),
+        ({"model": {"input_size": [3, 96, 96]}}, DataError, "works at 64 x 64"),
+        ({"model": {"builder": "adasap:digits_net", "options": {}}}, DataError, "is no detector"),
+        ({"model": {"weights": "a", "backbone_weights": "b"}}, (RecipeError, ModelError), "give one of the two"),
+    ],
+)
+def test_what_cannot_work_is_refused_before_any_step(change: Tree, error: type[AdasapError], words: str) -> None:
+    with pytest.raises(error, match=words):
+        compress(tiny(**change))
+
+
+def test_other_classes_in_the_test_set_are_refused(tmp_path: Path) -> None:
+    for split, name in (("train", "cat"), ("test", "dog")):
+        write_voc(tmp_path / split, {f"{split}{n}": [(name, (3, 3, 30, 20), False)] for n in range(4)}, split)
+    data = {split: {"kind": "voc", "path": str(tmp_path / split), "classes": None} for split in ("train", "test")}
+    data["train"]["classes"], data["test"]["classes"] = ["cat"], ["dog"]
+    with pytest.raises(DataError, match="name the same ones for both"):
+        compress(tiny(data=data))
+
+
+@pytest.mark.slow
+def test_a_run_leaves_a_model_a_page_and_both_latencies(tmp_path: Path) -> None:
+    recipe = parse_recipe(tiny(data={"suites": {}}))  # the page has a clean test set alone to show
+    finished = run_recipe(recipe, tmp_path / "shapes", Console(quiet=True))
+    result = json.loads((tmp_path / "shapes" / "result.json").read_text())
+    for name in ("dense", "compressed"):
+        profile = result["profiles"][name]
+        assert len(profile["latency"]) == len(profile["detection"]) == 2
+        assert all(time["p50_ms"] > 0 for time in (*profile["latency"], *profile["detection"]))
+    assert "images to boxes" in (tmp_path / "shapes" / "summary.md").read_text()
+    assert (tmp_path / "shapes" / "report.html").is_file()
+    loaded = adasap.load(tmp_path / "shapes" / "model.safetensors")
+    picture = [torch.randn(3, 50, 70)]
+    trained = finished.result.model.to(memory_format=torch.contiguous_format)
+    for mine, other in zip(trained(picture), loaded(picture), strict=True):
+        assert all(torch.equal(mine[key], other[key]) for key in ("boxes", "labels", "scores"))
+    dense = tiny(model={"weights": str(tmp_path / "dense.safetensors")})
+    adasap.save(tmp_path / "dense.safetensors", open_model(recipe.model), spec=recipe.model)
+    open_model(parse_recipe(dense).model)  # a dense model's file gives weights
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["adasap_magnitude_040", "adasap_latency_020"])
+def test_the_papers_recipe_makes_its_steps_on_a_tiny_tree(tmp_path: Path, name: str) -> None:
+    for year, split in (("VOC2007", "trainval"), ("VOC2012", "trainval"), ("VOC2007", "test")):
+        write_voc(
+            tmp_path / year,
+            {f"{split}{n}": [("cat", (3, 3, 30, 20), False), ("dog", (10, 8, 39, 29), n == 1)] for n in range(3)},
+            split,
+        )
+    small = ["model.options.image_size=64", "model.input_size=[3,64,64]", "model.weights=null"]
+    short = [
+        "warm_up.epochs=0.34",
+        "pruning.epochs=0.34",
+        "fine_tune.epochs=0.34",
+        "pruning.events=1",
+        "pruning.every=1",
+    ]
+    local = ["training.num_workers=0", "training.batch_size=2", "training.runtime.device=cpu"]
+    places = [f"data.train.path={tmp_path}", f"data.test.path={tmp_path}"]
+    if "latency" in name:  # a table of this model on this machine takes minutes: the same selection by MACs
+        places += ["pruning.budget={macs: 0.2}"]
+    recipe = read_recipe(RECIPES / "voc" / f"voc_ssd512_resnet50_{name}.yaml", [*small, *short, *local, *places])
+    records: list[Record] = []
+    model = open_model(recipe.model)
+    data = open_data(recipe)
+    check_classes(model, recipe, data)
+    before = copy.deepcopy(model.state_dict())
+    result = adasap.compress(model, open_any_task(recipe, data), data, recipe, observe=records.append)
+    steps = [record for record in records if isinstance(record, StepRecord)]
+    assert [step.phase for step in steps] == ["warm-up", "pruning", "fine-tuning"]
+    assert all(step.finite and step.passes == 2 for step in steps)
+    sizes = [sum(tensor.numel() for tensor in state.values()) for state in (before, result.model.state_dict())]
+    assert sizes[1] < 0.45 * sizes[0]
