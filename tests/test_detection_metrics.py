@@ -186,6 +186,15 @@ def test_coco_at_half_overlap_is_the_average_over_101_recalls(difficult: float) 
     assert compared >= 3
 
 
+def test_a_detector_may_know_more_classes_than_the_data() -> None:
+    target, known = _target([BOX]), _detection([BOX], [0.9])
+    foreign = {key: torch.cat([known[key], other]) for key, other in _detection([BOX], [0.95], label=7).items()}
+    records = detection_records([foreign], [target], 2)
+    assert detection_metrics(records, ["a", "b"])["map50"] == 1.0
+    coco = coco_average_precisions([foreign], [target], ["a", "b"])
+    assert coco == pytest.approx({"coco_ap": 1.0, "coco_ap50": 1.0, "coco_ap75": 1.0, "coco_ap:a": 1.0})
+
+
 def test_weights_are_repetitions_of_images() -> None:
     detections, targets = _made_up(4)
     weights = torch.randint(0, 4, (40,), generator=torch.Generator().manual_seed(0))

@@ -33,8 +33,9 @@ def coco_average_precisions(
     found = metric.compute()
     values = {"coco_ap": found["map"], "coco_ap50": found["map_50"], "coco_ap75": found["map_75"]}
     labels, per_class = found["classes"].reshape(-1).tolist(), found["map_per_class"].reshape(-1).tolist()
-    named = {f"coco_ap:{classes[label - 1]}": value for label, value in zip(labels, per_class, strict=True)}
-    return {name: float(value) for name, value in values.items()} | {n: v for n, v in named.items() if v >= 0}
+    # a class that has no object, or that the data do not know, has no average precision: -1
+    named = {f"coco_ap:{classes[n - 1]}": value for n, value in zip(labels, per_class, strict=True) if value >= 0}
+    return {name: float(value) for name, value in values.items()} | named
 
 
 def _metric() -> Any:
