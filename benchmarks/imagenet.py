@@ -40,7 +40,7 @@ def main() -> None:
     rows: dict[str, Any] = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
     with tempfile.TemporaryDirectory() as folder:
         draw_tree(Path(folder) / "imagenet")
-        for path in sorted(RECIPES.glob("*_*.yaml")):
+        for path in sorted(RECIPES.glob("imagenet_*.yaml")):
             if path.stem not in rows:
                 rows[path.stem] = measured(path, Path(folder))
                 write_json(RESULTS, rows)

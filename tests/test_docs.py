@@ -15,7 +15,7 @@ import yaml
 from adasap.config import parse_recipe
 from test_readme import ROOT, blocks
 
-PAGES = ("index", "groups", "radii", "extending")
+PAGES = ("index", "groups", "radii", "extending", "detectors", "detection-data")
 
 
 @pytest.mark.slow

