@@ -6,6 +6,7 @@ import copy
 import dataclasses
 import json
 import time
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -99,15 +100,16 @@ def run_recipe(recipe: Recipe, folder: Path, console: Console, *, command: str =
     check_classes(dense, recipe, data)
     if is_main_process():
         _begin_folder(folder, recipe)
-    curves = TensorBoardObserver(folder / "tensorboard")
-    with ProgressObserver(console, recipe.name) as progress:
+    with (
+        closing(TensorBoardObserver(folder / "tensorboard")) as curves,
+        ProgressObserver(console, recipe.name) as progress,
+    ):
 
         def observe(record: Record) -> None:
             progress(record)
             curves(record)
 
         result = compress(model, open_task(recipe, dense), data, recipe, folder=folder, observe=observe)
-    curves.close()
     if not is_main_process():
         return FinishedRun(folder, result, {}, time.perf_counter() - started)
     profiles = profile_models({"dense": dense, "compressed": result.model}, data.example_inputs)

@@ -5,16 +5,19 @@ from adasap.sharpness.batchnorm import recalibrate_
 from adasap.sharpness.gradients import StepLoss, sharpness_aware_gradients
 from adasap.sharpness.options import PerturbationOptions
 from adasap.sharpness.perturbation import AdaptivePerturbation, Perturbation, UniformPerturbation
-from adasap.sharpness.radius import adaptive_radius
+from adasap.sharpness.pruned_point import PrunedPoint
+from adasap.sharpness.radius import adaptive_radius, even_radii
 from adasap.sharpness.swap import perturbed
 
 __all__ = [
     "AdaptivePerturbation",
     "Perturbation",
     "PerturbationOptions",
+    "PrunedPoint",
     "StepLoss",
     "UniformPerturbation",
     "adaptive_radius",
+    "even_radii",
     "perturbed",
     "recalibrate_",
     "sharpness_aware_gradients",

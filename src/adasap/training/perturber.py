@@ -6,18 +6,22 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
+import torch
 from torch import Tensor, nn
 
 from adasap.criteria import build_criterion
 from adasap.errors import RecipeError
-from adasap.groups import ChannelGroup
+from adasap.groups import ChannelGroup, prunable
 from adasap.sharpness import (
     AdaptivePerturbation,
     Perturbation,
     PerturbationOptions,
+    PrunedPoint,
     UniformPerturbation,
     adaptive_radius,
+    even_radii,
 )
+from adasap.training.seed import derived_seed
 
 
 @dataclass(frozen=True)
@@ -31,6 +35,11 @@ class SharpnessOptions:
         rho_max: Radius of the least important one.
         radius_score: The criterion psi that radii are made from; it may need nothing but the weights.
         extremes: Over which channels the scores' extremes are taken.
+        arrangement: Which channel gets which of the radii: the least important the largest (`ranked`); in an order that
+            is random within each group and stays until the group is cut (`shuffled`); or each their root mean
+            square over the model (`even`). The last two tell what the ranking is worth.
+        pruned: Fractions of channels, one of which is drawn for each step: so many of every group's, those of the least
+            `radius_score`, are gone at the perturbed point (`PrunedPoint`, after CrAM). Empty for none.
         refresh: Steps between refreshed radii.
         perturbation: Geometry, scope, weighting, rescale, norms.
     """
@@ -41,6 +50,8 @@ class SharpnessOptions:
     rho_max: float = 2.0
     radius_score: str = "l2"
     extremes: Literal["group", "model"] = "group"
+    arrangement: Literal["ranked", "shuffled", "even"] = "ranked"
+    pruned: tuple[float, ...] = ()
     refresh: int = 1
     perturbation: PerturbationOptions = field(default_factory=PerturbationOptions)
 
@@ -49,34 +60,45 @@ class SharpnessOptions:
             raise RecipeError(f"rho_min {self.rho_min} and rho_max {self.rho_max}: wanted 0 <= rho_min <= rho_max")
         if self.rho < 0 or self.refresh < 1:
             raise RecipeError(f"rho is {self.rho} and refresh {self.refresh}: wanted rho >= 0 and refresh >= 1")
-        needs = build_criterion(self.radius_score).needs if self.kind == "adaptive" else ()
+        if any(not 0 < fraction < 1 for fraction in self.pruned):
+            raise RecipeError(f"pruned is {list(self.pruned)}; give fractions of channels between 0 and 1, such as 0.5")
+        if self.pruned and self.kind == "plain":
+            raise RecipeError("pruned needs a second pass, which kind `plain` has not; give kind uniform, with rho 0")
+        needs = build_criterion(self.radius_score).needs if self.kind == "adaptive" or self.pruned else ()
         if needs:
             raise RecipeError(f"radius_score {self.radius_score!r} needs {min(needs)}; use l2, l1 or norm_scale")
 
     @property
     def passes(self) -> int:
         """Forward-backward passes of a step, the cost in plain-step units."""
-        return 1 if self.kind == "plain" or (self.kind == "uniform" and self.rho == 0) else 2
+        return 1 if self.kind == "plain" or (self.kind == "uniform" and self.rho == 0 and not self.pruned) else 2
 
 
 class Perturber:
-    """Gives each step its perturbation; radii follow the weights every `refresh` steps and after every cut."""
+    """Gives each step its perturbation; radii follow the weights every `refresh` steps and after every cut.
 
-    def __init__(self, options: SharpnessOptions) -> None:
-        self.options = options
+    What is random in it is a function of the seed, the step and the groups, so that a resumed run draws the same.
+    """
+
+    def __init__(self, options: SharpnessOptions, *, seed: int = 0) -> None:
+        self.options, self.seed = options, seed
         self._score = build_criterion(options.radius_score)
         self._groups: Sequence[ChannelGroup] | None = None
         self._perturbation: Perturbation | None = None
+        self._order: dict[str, Tensor] = {}
 
     def at(self, step: int, model: nn.Module, groups: Sequence[ChannelGroup]) -> Perturbation | None:
         """The perturbation of a step, None for a plain one. `model` is the plain module, without wrappers."""
         if self.options.kind == "plain":
             return None
         if groups is not self._groups:
-            self._groups, self._perturbation = groups, self._build(model, groups)
+            self._groups, self._order = groups, self._orders(groups)
+            self._perturbation = self._build(model, groups)
         elif isinstance(self._perturbation, AdaptivePerturbation) and step % self.options.refresh == 0:
             self._perturbation.update(self._radii(model, groups))
-        return self._perturbation
+        if not self.options.pruned or self._perturbation is None:
+            return self._perturbation
+        return PrunedPoint(self._perturbation, groups, self._kept(step, model, groups))
 
     def _build(self, model: nn.Module, groups: Sequence[ChannelGroup]) -> Perturbation:
         options = self.options
@@ -89,4 +111,29 @@ class Perturber:
         scored = [group for group in groups if not group.is_output]
         scores = self._score.score(model, scored, None)
         options = self.options
-        return adaptive_radius(scores, rho_min=options.rho_min, rho_max=options.rho_max, extremes=options.extremes)
+        radii = adaptive_radius(scores, rho_min=options.rho_min, rho_max=options.rho_max, extremes=options.extremes)
+        if options.arrangement == "even":
+            return even_radii(radii)
+        if options.arrangement == "shuffled":
+            return {name: radius[self._order[name].to(radius.device)] for name, radius in radii.items()}
+        return radii
+
+    def _orders(self, groups: Sequence[ChannelGroup]) -> dict[str, Tensor]:
+        """A permutation of each group's channels, int64 [C]; needed by shuffled radii alone."""
+        if self.options.arrangement != "shuffled":
+            return {}
+        widths = {group.name: group.num_channels for group in groups}
+        return {name: torch.randperm(width, generator=self._draws(name, width)) for name, width in widths.items()}
+
+    def _kept(self, step: int, model: nn.Module, groups: Sequence[ChannelGroup]) -> dict[str, Tensor]:
+        """The channels that are there at the perturbed point: without the drawn fraction of the least ones."""
+        fractions = self.options.pruned
+        drawn = torch.randint(len(fractions), (1,), generator=self._draws("pruned", step))
+        scores = self._score.score(model, prunable(groups), None)
+        return {
+            name: score.argsort(descending=True)[: len(score) - int(fractions[int(drawn)] * len(score))].sort().values
+            for name, score in scores.items()
+        }
+
+    def _draws(self, purpose: str, number: int) -> torch.Generator:
+        return torch.Generator().manual_seed(derived_seed(self.seed, "perturber", purpose, number))

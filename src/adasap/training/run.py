@@ -100,8 +100,8 @@ class CompressionRun:
         if counters.step >= until:
             return
         self._observe(PhaseRecord(counters.step, phase, until, self.timetable.num_steps))
-        sharpness = (self.config.fine_tune if phase == "fine-tuning" else self.config.warm_up).sharpness
-        perturber = Perturber(sharpness)
+        sharpness = self.config.sharpness(phase)
+        perturber = Perturber(sharpness, seed=self.config.seed)
         to_come = counters.events < len(self.timetable.events)
         criterion, preparation = (self.criterion, self.preparation) if to_come else (None, None)
         for batch in self.stream.iterate(counters.step):

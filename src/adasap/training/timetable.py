@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Self
 
 from adasap.pruning import CostModel
@@ -57,5 +58,6 @@ class Timetable:
 
     def plain_steps(self, config: Compression) -> int:
         """Cost of the whole run in plain steps, that is in forward-backward passes."""
-        adaptive = self.pruning_end * config.warm_up.sharpness.passes
-        return adaptive + (self.num_steps - self.pruning_end) * config.fine_tune.sharpness.passes
+        ends = {"warm-up": self.warm_up_end, "pruning": self.pruning_end, "fine-tuning": self.num_steps}
+        lengths = dict(zip(ends, (b - a for a, b in pairwise((0, *ends.values()))), strict=True))
+        return sum(length * config.sharpness(phase).passes for phase, length in lengths.items())
