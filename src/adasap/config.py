@@ -9,7 +9,7 @@ import typing
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import yaml
 from pydantic import TypeAdapter, ValidationError
@@ -20,6 +20,8 @@ from adasap.models import ModelSpec
 from adasap.robustness import SuiteSource
 from adasap.tasks import ClassificationOptions
 from adasap.training import Compression
+
+Options = TypeVar("Options")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,22 +81,35 @@ def read_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
 
 def _read_tree(path: Path, below: tuple[Path, ...] = ()) -> dict[str, Any]:
     """The keys of a file over those of the file it extends."""
-    if not path.is_file():
-        raise RecipeError(f"there is no recipe at {path}; see the folder recipes/ for examples")
     if path.resolve() in below:
         raise RecipeError(f"{path} extends itself through `extends`; name a recipe that stands by itself")
-    try:
-        tree = yaml.safe_load(path.read_text())
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise RecipeError(f"{path} is no YAML: {error}") from error
-    if not isinstance(tree, dict):
-        raise RecipeError(f"{path} holds no keys; a recipe begins with `name:`, `model:` and `data:`")
+    tree = read_yaml(path, what="recipe", begins="`name:`, `model:` and `data:`")
     base = tree.pop("extends", None)
     if base is None:
         return tree
     if not isinstance(base, str):
         raise RecipeError(f"{path}: `extends` is {base!r}; give the path of another recipe")
     return _merged(_read_tree(path.parent / base, (*below, path.resolve())), tree)
+
+
+def read_yaml(path: Path, *, what: str, begins: str) -> dict[str, Any]:
+    """The keys of a YAML file.
+
+    Args:
+        what: What the file is, for messages.
+        begins: The keys that such a file begins with.
+    Raises:
+        RecipeError: If there is no file, or it holds no keys.
+    """
+    if not path.is_file():
+        raise RecipeError(f"there is no {what} at {path}; see the folder recipes/ for examples")
+    try:
+        tree = yaml.safe_load(path.read_text())
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise RecipeError(f"{path} is no YAML: {error}") from error
+    if not isinstance(tree, dict):
+        raise RecipeError(f"{path} holds no keys; a {what} begins with {begins}")
+    return tree
 
 
 def _merged(base: dict[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
@@ -108,10 +123,19 @@ def _merged(base: dict[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
 
 def parse_recipe(tree: Mapping[str, Any]) -> Recipe:
     """A recipe from plain dictionaries, checked key by key and value by value."""
-    _check_keys(tree, Recipe, "")
+    return parse_options(tree, Recipe)
+
+
+def parse_options(tree: Mapping[str, Any], kind: type[Options]) -> Options:
+    """A dataclass of options from plain dictionaries, checked as a recipe is.
+
+    Raises:
+        RecipeError: For an unknown key (names the nearest) or a value of the wrong kind.
+    """
+    _check_keys(tree, kind, "")
     _check_finite(tree, "")
     try:
-        return TypeAdapter(Recipe).validate_python(tree)
+        return TypeAdapter(kind).validate_python(tree)
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(str(part) for part in first["loc"])

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from rich.console import Console
+from safetensors.torch import save as safetensors_bytes
 
 from adasap.cli.progress import ProgressObserver
 from adasap.config import Recipe, dump_recipe, recipe_tree
@@ -33,7 +34,7 @@ from adasap.report.comparison import Comparison, compare_runs
 from adasap.report.examples import save_examples
 from adasap.report.run_data import read_run
 from adasap.report.tensorboard import TensorBoardObserver
-from adasap.robustness import ImageSuite, SuiteSource, check_suite, open_suite
+from adasap.robustness import ImageSuite, SuiteSource, check_suite, kept_suite, open_suite
 from adasap.tasks import ClassificationTask, count_outputs
 from adasap.training import Data, Record, derived_seed, is_main_process
 
@@ -48,8 +49,12 @@ class FinishedRun:
     seconds: float
 
 
-def open_data(recipe: Recipe) -> Data:
-    """Training images, suites (the clean test set first) and a zero image of the model's input size."""
+def open_data(recipe: Recipe, *, kept_suites: Path | None = None) -> Data:
+    """Training images, suites (the clean test set first) and a zero image of the model's input size.
+
+    Args:
+        kept_suites: Where corrupted images are kept for further runs; None makes them anew.
+    """
     train = open_dataset(recipe.data.train, "train")
     test = open_dataset(recipe.data.test, "test")
     size, augmentation = recipe.model.input_size, recipe.data.augmentation
@@ -59,6 +64,8 @@ def open_data(recipe: Recipe) -> Data:
         raise DataError("data.suites names one `clean`, which is the name of data.test's own; give it another name")
     suites = [open_suite("clean", SuiteSource("clean"), test)]
     suites += [open_suite(name, source, test, input_size=size) for name, source in recipe.data.suites.items()]
+    if kept_suites is not None:
+        suites = [kept_suite(suite, kept_suites) for suite in suites]
     return Data(train, suites, torch.zeros(1, *size), augmentation)
 
 
@@ -86,14 +93,24 @@ def check_classes(model: torch.nn.Module, recipe: Recipe, data: Data) -> None:
         check_suite(suite, input_size=recipe.model.input_size, num_outputs=num_outputs)
 
 
-def run_recipe(recipe: Recipe, folder: Path, console: Console, *, command: str = "") -> FinishedRun:
+def run_recipe(
+    recipe: Recipe,
+    folder: Path,
+    console: Console,
+    *,
+    command: str = "",
+    brief: bool = False,
+    kept_suites: Path | None = None,
+) -> FinishedRun:
     """Compresses by a recipe; everything it did lies in the folder, and a killed run goes on from there.
 
     Args:
         command: How the user started it, for the page.
+        brief: As one of many runs: no page and no example images of its own, and latency from a few passes.
+        kept_suites: As for `open_data`.
     """
     started = time.perf_counter()
-    data = open_data(recipe)
+    data = open_data(recipe, kept_suites=kept_suites)
     torch.manual_seed(derived_seed(recipe.seed, "model"))  # weights that no file fills
     model = open_model(recipe.model, trust_builder=True)
     dense = copy.deepcopy(model).eval()
@@ -112,13 +129,25 @@ def run_recipe(recipe: Recipe, folder: Path, console: Console, *, command: str =
         result = compress(model, open_task(recipe, dense), data, recipe, folder=folder, observe=observe)
     if not is_main_process():
         return FinishedRun(folder, result, {}, time.perf_counter() - started)
-    profiles = profile_models({"dense": dense, "compressed": result.model}, data.example_inputs)
+    profiles = profile_models(
+        {"dense": dense, "compressed": result.model}, data.example_inputs, seconds=0.0 if brief else 2.0
+    )
     finished = FinishedRun(folder, result, profiles, time.perf_counter() - started)
+    if brief:
+        _finish_folder(finished, recipe, command)
+        return finished
     models = {"dense": dense.to(data.example_inputs.device), "compressed": result.model.cpu()}
     suites = [suite for suite in data.suites if isinstance(suite, ImageSuite)]
     save_examples(folder, models, open_task(recipe), suites, data.train.classes, data.example_inputs.device)
     _finish_folder(finished, recipe, command)
+    write_page(compare_runs([read_run(folder)]), folder)
     return finished
+
+
+def export_weights(model: torch.nn.Module, path: Path) -> None:
+    """The weights as a plain safetensors file, as a pretrained model would come."""
+    with atomic_write(path) as file:
+        file.write(safetensors_bytes({name: tensor.contiguous() for name, tensor in model.state_dict().items()}))
 
 
 def _begin_folder(folder: Path, recipe: Recipe) -> None:
@@ -165,7 +194,6 @@ def _finish_folder(run: FinishedRun, recipe: Recipe, command: str) -> None:
         file.write(json.dumps(summary).encode())
     with atomic_write(run.folder / "summary.md") as file:
         file.write(summary_text(run, recipe).encode())
-    write_page(compare_runs([read_run(run.folder)]), run.folder)
 
 
 def write_page(found: Comparison, folder: Path) -> None:

@@ -17,7 +17,9 @@ from adasap.robustness.metrics import (
     mean_corruption_error,
     relative_mean_corruption_error,
 )
+from adasap.robustness.seeds import SeedDifference, holm, mean_over_seeds, paired_over_seeds
 from adasap.robustness.suites import ImageSuite, Loading, Suite, check_suite
+from adasap.robustness.suites_kept import kept_suite
 from adasap.robustness.suites_open import open_suite
 from adasap.robustness.suites_registry import SUITES, SuiteSource
 from adasap.tasks.classification_metrics import (
@@ -40,6 +42,7 @@ __all__ = [
     "ImageSuite",
     "Interval",
     "Loading",
+    "SeedDifference",
     "Suite",
     "SuiteResult",
     "SuiteSource",
@@ -55,12 +58,16 @@ __all__ = [
     "expected_calibration_error",
     "fit_baseline",
     "group_accuracies",
+    "holm",
     "identity_of",
+    "kept_suite",
     "mean_corrupted_accuracy",
     "mean_corruption_error",
+    "mean_over_seeds",
     "negative_log_likelihood",
     "open_suite",
     "paired_difference",
+    "paired_over_seeds",
     "relative_mean_corruption_error",
     "worst_class_accuracy",
 ]
