@@ -8,6 +8,7 @@ import types
 import typing
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -135,7 +136,8 @@ def parse_options(tree: Mapping[str, Any], kind: type[Options]) -> Options:
     _check_keys(tree, kind, "")
     _check_finite(tree, "")
     try:
-        return TypeAdapter(kind).validate_python(tree)
+        options: Options = _adapter(kind).validate_python(tree)
+        return options
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(str(part) for part in first["loc"])
@@ -146,9 +148,15 @@ def parse_options(tree: Mapping[str, Any], kind: type[Options]) -> Options:
         raise RecipeError(f"{place}: {first['msg']}{given}") from error
 
 
+@cache
+def _adapter(kind: type[Any]) -> TypeAdapter[Any]:
+    """What reads and writes a dataclass; it takes a while to make."""
+    return TypeAdapter(kind)
+
+
 def recipe_tree(recipe: Recipe) -> dict[str, Any]:
     """The resolved recipe as plain dictionaries, every default filled in; `parse_recipe` reads it back."""
-    tree: dict[str, Any] = TypeAdapter(Recipe).dump_python(recipe, mode="json")
+    tree: dict[str, Any] = _adapter(Recipe).dump_python(recipe, mode="json")
     return tree
 
 

@@ -69,16 +69,22 @@ def expand(sweep: Sweep, beside: Path) -> list[Cell]:
     Raises:
         RecipeError: For a recipe that is missing or wrong; names the run.
     """
-    return list(chain.from_iterable(_of_seed(sweep, beside, seed) for seed in sweep.all_seeds))
+    if sweep.dense is not None and "dense" in sweep.run_names():
+        raise RecipeError("a run is named `dense`, which is the name of the dense models; give it another name")
+    dense = None if sweep.dense is None else _read("dense", beside / sweep.dense, {})
+    recipes = _recipes(sweep, beside)
+    return list(chain.from_iterable(_of_seed(dense, recipes, seed) for seed in sweep.all_seeds))
 
 
-def _of_seed(sweep: Sweep, beside: Path, seed: int) -> list[Cell]:
-    dense = None
-    if sweep.dense is not None:
-        dense = _cell("dense", seed, beside / sweep.dense, {}, None)
-        if sweep_uses_name_dense(sweep):
-            raise RecipeError("a run is named `dense`, which is the name of the dense models; give it another name")
-    cells = [] if dense is None else [dense]
+def _of_seed(dense: Recipe | None, recipes: Mapping[str, Recipe], seed: int) -> list[Cell]:
+    first = None if dense is None else _cell("dense", seed, dense, None)
+    cells = [_cell(run, seed, recipe, first) for run, recipe in recipes.items()]
+    return cells if first is None else [first, *cells]
+
+
+def _recipes(sweep: Sweep, beside: Path) -> dict[str, Recipe]:
+    """Every run at every point, whatever the seed."""
+    recipes = {}
     for point in sweep.points():
         changes = [sweep.grid[axis][label] for axis, label in zip(sweep.grid, point, strict=True)]
         for name, variant in sweep.runs.items():
@@ -88,23 +94,22 @@ def _of_seed(sweep: Sweep, beside: Path, seed: int) -> list[Cell]:
             overrides: Overrides = {}
             for part in (sweep.set, variant.set, *changes):
                 overrides |= part
-            cells.append(_cell(run_name(name, point), seed, beside / path, overrides, dense))
-    for cell in cells:
-        _check_suite(sweep, cell)
-    return cells
+            run = run_name(name, point)
+            recipes[run] = _read(run, beside / path, overrides)
+            _check_suite(sweep, run, recipes[run])
+    return recipes
 
 
-def sweep_uses_name_dense(sweep: Sweep) -> bool:
-    """Whether a run has the name that dense cells have."""
-    return "dense" in sweep.run_names()
-
-
-def _cell(run: str, seed: int, path: Path, overrides: Overrides, dense: Cell | None) -> Cell:
+def _read(run: str, path: Path, overrides: Overrides) -> Recipe:
     texts = [f"{key}={json.dumps(value)}" for key, value in overrides.items()]  # JSON is YAML
     try:
-        recipe = read_recipe(path, [*texts, f"seed={seed}"])
+        return read_recipe(path, texts)
     except RecipeError as error:
         raise RecipeError(f"run {run!r}: {error}") from error
+
+
+def _cell(run: str, seed: int, recipe: Recipe, dense: Cell | None) -> Cell:
+    recipe = replace(recipe, seed=seed)
     if dense is not None:
         recipe = replace(recipe, model=replace(recipe.model, weights=f"of {dense.recipe.name}"))
     return Cell(run, seed, replace(recipe, name=f"{recipe.name}-{_digest(recipe_tree(recipe))}"), dense)
@@ -114,13 +119,13 @@ def _digest(tree: Mapping[str, object]) -> str:
     return hashlib.sha256(json.dumps(tree, sort_keys=True).encode()).hexdigest()[:12]
 
 
-def _check_suite(sweep: Sweep, cell: Cell) -> None:
+def _check_suite(sweep: Sweep, run: str, recipe: Recipe) -> None:
     """The primary's suite must be one that is evaluated."""
-    if sweep.primary is None or cell.is_dense:
+    if sweep.primary is None:
         return
-    suites = ["clean", *cell.recipe.data.suites]
+    suites = ["clean", *recipe.data.suites]
     if sweep.primary.suite not in suites:
         raise RecipeError(
-            f"primary.suite is {sweep.primary.suite!r}, which run {cell.run!r} is not evaluated on; "
+            f"primary.suite is {sweep.primary.suite!r}, which run {run!r} is not evaluated on; "
             f"{suggestion(sweep.primary.suite, suites)}"
         )
