@@ -149,7 +149,7 @@ def parse_options(tree: Mapping[str, Any], kind: type[Options]) -> Options:
 
 
 @cache
-def _adapter(kind: type[Any]) -> TypeAdapter[Any]:
+def _adapter(kind: Any) -> TypeAdapter[Any]:
     """What reads and writes a dataclass; it takes a while to make."""
     return TypeAdapter(kind)
 
