@@ -109,6 +109,17 @@ def test_a_missing_file_is_a_sentence(tmp_path: Path) -> None:
         read_sweep(tmp_path / "none.yaml")
 
 
+@pytest.mark.parametrize("path", SWEEPS, ids=lambda path: path.stem)
+def test_no_sweep_trains_on_what_it_is_tested_on(path: Path) -> None:
+    for cell in opened(path)[1]:
+        for extra in cell.recipe.data.augmentation.extra:
+            assert extra.name == "AugMix"
+            transform: Any = extra.build()
+            space = transform._AUGMENTATION_SPACE if transform.all_ops else transform._PARTIAL_AUGMENTATION_SPACE
+            assert len(space) == 9
+            assert not {"Brightness", "Contrast", "Color", "Sharpness"} & set(space)
+
+
 # The cells
 
 

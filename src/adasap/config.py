@@ -136,7 +136,7 @@ def parse_options(tree: Mapping[str, Any], kind: type[Options]) -> Options:
     _check_keys(tree, kind, "")
     _check_finite(tree, "")
     try:
-        options: Options = _adapter(kind).validate_python(tree)
+        options: Options = _adapter(kind).validate_python(tree)  # type: ignore[arg-type]  # it has a hash
         return options
     except ValidationError as error:
         first = error.errors()[0]

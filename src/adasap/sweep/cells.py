@@ -93,7 +93,7 @@ def _recipes(sweep: Sweep, beside: Path) -> dict[str, Recipe]:
                 raise RecipeError(f"run {name!r} has no recipe; give `recipe:` there, or for the whole sweep")
             overrides: Overrides = {}
             for part in (sweep.set, variant.set, *changes):
-                overrides |= part
+                overrides = {key: value for key, value in overrides.items() if key not in part} | part  # the last wins
             run = run_name(name, point)
             recipes[run] = _read(run, beside / path, overrides)
             _check_suite(sweep, run, recipes[run])
