@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,8 @@ from adasap.sweep.running import FAILURE
 from adasap.sweep.table import differences_table, means_table, primary_line, sweep_text
 
 Tree = dict[str, Any]
-SWEEPS = sorted((Path(__file__).parents[1] / "recipes" / "sweeps").glob("*.yaml"))
+ROOT = Path(__file__).parents[1]
+SWEEPS = sorted((ROOT / "recipes" / "sweeps").glob("*.yaml"))
 
 
 @pytest.fixture
@@ -107,6 +109,16 @@ def test_a_wrong_file_is_refused_before_any_run(written: Callable[..., Path], ke
 def test_a_missing_file_is_a_sentence(tmp_path: Path) -> None:
     with pytest.raises(RecipeError, match="there is no sweep at"):
         read_sweep(tmp_path / "none.yaml")
+
+
+def test_the_file_of_the_sweeps_page_is_one(tmp_path: Path) -> None:
+    (text,) = re.findall(r"```yaml\n(.*?)```", (ROOT / "docs" / "sweeps.md").read_text(), flags=re.DOTALL)
+    path = tmp_path / "sweep.yaml"
+    path.write_text(text.replace("../digits", str(ROOT / "recipes" / "digits")))
+    sweep, cells = opened(path)
+    assert len(cells) == 3 * (1 + 3 * 4)
+    assert {cell.recipe.pruning.budget.macs for cell in cells} == {1.0, 0.4, 0.2}
+    assert len(sweep.pairs()) == 4 * 3
 
 
 @pytest.mark.parametrize("path", SWEEPS, ids=lambda path: path.stem)
