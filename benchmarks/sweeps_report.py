@@ -9,15 +9,18 @@ from __future__ import annotations
 import argparse
 import json
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from files import write_json, write_page
 
+from adasap.report import Table
 from adasap.sweep import read_sweep
 from adasap.sweep.table import sweep_text
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS, PAGE, SWEEPS = ROOT / "results", ROOT / "docs" / "results-sweeps.md", ROOT / "recipes" / "sweeps"
+STAGES = ("dense", "warmed up", "pruned", "recalibrated", "fine-tuned")
 
 
 def main() -> None:
@@ -33,37 +36,31 @@ def main() -> None:
 
 def page() -> list[str]:
     """Every sweep that has results, then the others by name."""
-    sweeps = {path: read_sweep(path) for path in sorted(SWEEPS.glob("*.yaml"))}
-    done = {path: RESULTS / f"sweep_{sweep.name}.json" for path, sweep in sweeps.items()}
-    missing = [f"- `{path.name}`: {sweeps[path].title}" for path, file in done.items() if not file.is_file()]
+    sweeps = [read_sweep(path) for path in sorted(SWEEPS.glob("*.yaml"))]
+    done = {sweep.name: RESULTS / f"sweep_{sweep.name}.json" for sweep in sweeps}
     parts = [
         "# Sweeps",
         "Each section is what `adasap sweep recipes/sweeps/NAME.yaml` printed; all scores by seed and stage are in\n"
-        "`results/sweep_NAME.json`, and `python benchmarks/sweeps_report.py` made this page. [sweeps.md](sweeps.md) says\n"
-        "what the columns mean. Differences that the intervals do not show are printed like those that they do.",
+        "`results/sweep_NAME.json`; `python benchmarks/sweeps_report.py` made this page. [sweeps.md](sweeps.md) says what\n"
+        "the columns mean.",
     ]
-    for path, file in done.items():
-        if file.is_file():
-            results = json.loads(file.read_text())
-            parts += [sweep_text(results, level=2).rstrip(), stages(results), machine(results)]
+    for file in filter(Path.is_file, done.values()):
+        results = json.loads(file.read_text())
+        parts += [sweep_text(results, level=2).rstrip(), stages(results), machine(results)]
+    missing = [f"- `{sweep.name}.yaml`: {sweep.title}" for sweep in sweeps if not done[sweep.name].is_file()]
     return [*parts, "## Not run", "\n".join(missing)] if missing else parts
 
 
 def stages(results: dict[str, Any]) -> str:
     """Mean corrupted accuracy after each stage, where there is such a suite."""
-    lines = []
+    rows = []
     for name, run in results["runs"].items():
         cells = list(run["cells"].values())
         if cells and all("corrupted" in cell["scores"] for cell in cells):
-            names = [stage for stage in ("dense", "warmed up", "pruned", "recalibrated", "fine-tuned")]
-            means = [sum(cell["stages"][s]["corrupted"] for cell in cells) / len(cells) for s in names]
-            lines.append("| " + " | ".join([name, *(f"{100 * mean:.2f}" for mean in means)]) + " |")
-    head = "| run | dense | warmed up | pruned | recalibrated | fine-tuned |\n|---|---:|---:|---:|---:|---:|"
-    return (
-        "\n\n".join(["### Corrupted accuracy on the way, means over seeds (%)", "\n".join([head, *lines])])
-        if lines
-        else ""
-    )
+            means = [fmean(cell["stages"][stage]["corrupted"] for cell in cells) for stage in STAGES]
+            rows.append([name, *(f"{100 * mean:.2f}" for mean in means)])
+    title = "### Corrupted accuracy on the way, means over seeds (%)"
+    return f"{title}\n\n{Table(['run', *STAGES], rows)}" if rows else ""
 
 
 def machine(results: dict[str, Any]) -> str:
@@ -72,10 +69,9 @@ def machine(results: dict[str, Any]) -> str:
     cells = [cell for run in results["runs"].values() for cell in run["cells"].values()]
     minutes = sum(cell["training_seconds"] for cell in cells) / 60
     device = where["gpu"] or f"CPU, {where['torch_threads']} thread" + ("s" if where["torch_threads"] > 1 else "")
-    packages = where["packages"]
     return (
-        f"{len(cells)} runs, {minutes:.0f} minutes of training in all by the clock, {device}, torch {packages['torch']}, "
-        f"Python {where['python']}."
+        f"{len(cells)} runs, {minutes:.0f} minutes of training in all by the clock, beside other work; {device}, torch "
+        f"{where['packages']['torch']}, Python {where['python']}."
     )
 
 

@@ -263,9 +263,12 @@ def test_the_tables_by_hand(written: Callable[..., Path], tmp_path: Path) -> Non
     assert first_common_seed(results) == 0
 
 
-@pytest.mark.parametrize(("low", "high", "words"), [(0.01, 0.03, ": a is ahead."), (-0.03, -0.01, ": b is ahead.")])
-def test_the_verdict_follows_the_interval(low: float, high: float, words: str) -> None:
-    row = {"run": "a", "baseline": "b", "value": (low + high) / 2, "low": low, "high": high, "p": 0.01, "seeds": 3}
+@pytest.mark.parametrize(
+    ("value", "p", "words"),
+    [(0.02, 0.01, ": a is ahead."), (-0.02, 0.049, ": b is ahead."), (0.02, 0.06, ": no difference that these")],
+)
+def test_the_verdict_follows_the_sign_and_p(value: float, p: float, words: str) -> None:
+    row = {"run": "a", "baseline": "b", "value": value, "low": -1.0, "high": 1.0, "p": p, "seeds": 3}
     named = {"run": "a", "baseline": "b", "suite": "corrupted"}
     assert words in primary_line({"primary": named, "comparisons": [row | {"primary": True}]})
 

@@ -16,7 +16,7 @@ class SeedDifference:
 
     Attributes:
         interval: Mean and its interval.
-        p_value: Two-sided, of the mean being zero.
+        p_value: Two-sided, of the mean being zero; 1 where all differences are equal, which nothing can be read from.
         num_seeds: How many pairs.
     """
 
@@ -69,7 +69,7 @@ def paired_over_seeds(values: Sequence[float], baseline: Sequence[float], *, lev
     interval = mean_over_seeds(gaps, level=level)
     error = stdev(gaps) / math.sqrt(len(gaps))
     if error == 0:
-        return SeedDifference(interval, 1.0 if interval.value == 0 else 0.0, len(gaps))
+        return SeedDifference(interval, 1.0, len(gaps))
     return SeedDifference(interval, float(2 * t.sf(abs(interval.value) / error, len(gaps) - 1)), len(gaps))
 
 

@@ -44,7 +44,7 @@ def primary_line(results: SweepResults) -> str:
     row = next((row for row in results["comparisons"] if row["primary"]), None)
     if row is None:
         return f"{what}: not run yet on two seeds."
-    if row["low"] <= 0 <= row["high"]:
+    if row["p"] >= 0.05:
         verdict = "no difference that these seeds show"
     else:
         verdict = f"{row['run'] if row['value'] > 0 else row['baseline']} is ahead"
