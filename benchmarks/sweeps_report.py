@@ -41,8 +41,8 @@ def page() -> list[str]:
     parts = [
         "# Sweeps",
         "Each section is what `adasap sweep recipes/sweeps/NAME.yaml` printed; all scores by seed and stage are in\n"
-        "`results/sweep_NAME.json`; `python benchmarks/sweeps_report.py` made this page. [sweeps.md](sweeps.md) says what\n"
-        "the columns mean.",
+        "`results/sweep_NAME.json`; `python benchmarks/sweeps_report.py` made this page. [sweeps.md](sweeps.md) says\n"
+        "what the columns mean.",
     ]
     for file in filter(Path.is_file, done.values()):
         results = json.loads(file.read_text())

@@ -21,6 +21,7 @@ from adasap.cli.sweep import run_cell
 from adasap.sweep import Cell, expand, read_sweep, run_cells
 from adasap.sweep.cluster import run_on_cluster
 from adasap.sweep.file import ClusterOptions
+from adasap.sweep.running import FAILURE
 
 Tree = dict[str, Any]
 RUNNER = CliRunner()
@@ -135,6 +136,8 @@ def test_on_a_cluster_a_killed_worker_is_replaced_and_the_numbers_are_the_same(
         from adasap.sharpness import gradients
 
         marker, make, calls = out / f"killed-{cell.run}", gradients._Step._pass, []
+        if cell.run == "broken":
+            os.kill(os.getpid(), signal.SIGKILL)  # again and again
 
         def killing(step: Any) -> Any:
             calls.append(step)
@@ -152,14 +155,16 @@ def test_on_a_cluster_a_killed_worker_is_replaced_and_the_numbers_are_the_same(
     cells = [cell for cell in expand(read_sweep(sweep_file), tmp_path) if cell.seed == 0]
     out, here = tmp_path / "cluster", tmp_path / "here"
     out.mkdir()
-    outcomes = list(run_on_cluster(cells, out, killed_once, ClusterOptions(), address="local", workers=2))
+    options = ClusterOptions(retries=1)
+    outcomes = list(run_on_cluster(cells, out, killed_once, options, address="local", workers=2))
     assert {o.cell.run: o.state for o in outcomes} == {
         "dense": "finished",
         "adasap": "finished",
         "plain": "finished",
         "broken": "failed",
     }
-    assert "wanted 4000 images" in next(o.error for o in outcomes if o.cell.run == "broken")
+    assert "WorkerCrashedError" in next(o.error for o in outcomes if o.cell.run == "broken")
+    assert len(list(out.rglob(FAILURE))) == 1
     assert (out / "killed-adasap").exists()
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # as Ray's workers

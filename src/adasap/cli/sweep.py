@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import shlex
+import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -60,7 +61,7 @@ def run_cell(cell: Cell, out: Path) -> None:
     run = run_recipe(
         cell.recipe_in(out),
         cell.folder(out),
-        Console(quiet=True),
+        Console(quiet=not sys.stdout.isatty()),
         command=command,
         brief=True,
         kept_suites=out / "corrupted",

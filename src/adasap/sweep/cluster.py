@@ -9,7 +9,7 @@ from typing import Any
 from adasap.errors import RecipeError
 from adasap.sweep.cells import Cell
 from adasap.sweep.file import ClusterOptions
-from adasap.sweep.running import Outcome, RunCell, dense_failed, run_one
+from adasap.sweep.running import Outcome, RunCell, dense_failed, failure, run_one
 
 
 def run_on_cluster(
@@ -59,7 +59,7 @@ def _outcomes(ray: Any, cells: Sequence[Cell], out: Path, run: RunCell, options:
         ready, waiting = ray.wait(waiting, num_returns=1)
         for reference in ready:
             for cell in of_task[reference]:
-                yield _outcome(ray, reference, cell)
+                yield _outcome(ray, reference, cell, out)
 
 
 def _one(cell: Cell, out: Path, run: RunCell, before: Outcome | None) -> Outcome:
@@ -69,9 +69,10 @@ def _one(cell: Cell, out: Path, run: RunCell, before: Outcome | None) -> Outcome
     return run_one(cell, out, run)
 
 
-def _outcome(ray: Any, reference: Any, cell: Cell) -> Outcome:
+def _outcome(ray: Any, reference: Any, cell: Cell, out: Path) -> Outcome:
+    """What the worker says; where it cannot say anything any more, what Ray says of it."""
     try:
         found = ray.get(reference)
     except ray.exceptions.RayError as error:
-        return Outcome(cell, "failed", error=f"{type(error).__name__}: its worker died again and again")
+        return failure(cell, out, f"{type(error).__name__}: {str(error).strip().splitlines()[0]}", str(error))
     return Outcome(cell, found.state, found.seconds, found.error)

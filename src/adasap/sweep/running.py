@@ -47,18 +47,24 @@ def run_one(cell: Cell, out: Path, run: RunCell) -> Outcome:
     """One cell: skipped if it is finished; an error of any kind becomes a failure with its traceback."""
     if cell.is_finished(out):
         return Outcome(cell, "found")
-    started, folder = time.perf_counter(), cell.folder(out)
+    started = time.perf_counter()
     try:
         run(cell, out)
     except Exception as error:
-        folder.mkdir(parents=True, exist_ok=True)
-        text = f"{type(error).__name__}: {error}"
-        with atomic_write(folder / FAILURE) as file:
-            failure = {"run": cell.run, "seed": cell.seed, "error": text, "traceback": traceback.format_exc()}
-            file.write(json.dumps(failure, indent=1).encode())
-        return Outcome(cell, "failed", time.perf_counter() - started, text)
-    (folder / FAILURE).unlink(missing_ok=True)
+        seconds = time.perf_counter() - started
+        return failure(cell, out, f"{type(error).__name__}: {error}", traceback.format_exc(), seconds)
+    (cell.folder(out) / FAILURE).unlink(missing_ok=True)
     return Outcome(cell, "finished", time.perf_counter() - started)
+
+
+def failure(cell: Cell, out: Path, error: str, trace: str = "", seconds: float = 0.0) -> Outcome:
+    """A failed cell, written down in its folder."""
+    folder = cell.folder(out)
+    folder.mkdir(parents=True, exist_ok=True)
+    with atomic_write(folder / FAILURE) as file:
+        text = {"run": cell.run, "seed": cell.seed, "error": error, "traceback": trace}
+        file.write(json.dumps(text, indent=1).encode())
+    return Outcome(cell, "failed", seconds, error)
 
 
 def dense_failed(cell: Cell) -> Outcome:
