@@ -43,7 +43,7 @@ def written(tree: Tree, folder: Path) -> Path:
 
 def test_help_lists_the_verbs_with_a_sentence_each() -> None:
     text = call("--help")
-    for verb in ("demo", "compress", "compare", "evaluate", "profile", "groups", "export"):
+    for verb in ("demo", "compress", "compare", "sweep", "evaluate", "profile", "groups", "export"):
         assert verb in text
     assert "small, fast and robust" in text
 

@@ -8,8 +8,9 @@ import types
 import typing
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import yaml
 from pydantic import TypeAdapter, ValidationError
@@ -20,6 +21,8 @@ from adasap.models import ModelSpec
 from adasap.robustness import SuiteSource
 from adasap.tasks import ClassificationOptions
 from adasap.training import Compression
+
+Options = TypeVar("Options")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,22 +126,35 @@ def read_recipe(path: Path, overrides: Sequence[str] = ()) -> AnyRecipe:
 
 def _read_tree(path: Path, below: tuple[Path, ...] = ()) -> dict[str, Any]:
     """The keys of a file over those of the file it extends."""
-    if not path.is_file():
-        raise RecipeError(f"there is no recipe at {path}; see the folder recipes/ for examples")
     if path.resolve() in below:
         raise RecipeError(f"{path} extends itself through `extends`; name a recipe that stands by itself")
-    try:
-        tree = yaml.safe_load(path.read_text())
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise RecipeError(f"{path} is no YAML: {error}") from error
-    if not isinstance(tree, dict):
-        raise RecipeError(f"{path} holds no keys; a recipe begins with `name:`, `model:` and `data:`")
+    tree = read_yaml(path, what="recipe", begins="`name:`, `model:` and `data:`")
     base = tree.pop("extends", None)
     if base is None:
         return tree
     if not isinstance(base, str):
         raise RecipeError(f"{path}: `extends` is {base!r}; give the path of another recipe")
     return _merged(_read_tree(path.parent / base, (*below, path.resolve())), tree)
+
+
+def read_yaml(path: Path, *, what: str, begins: str) -> dict[str, Any]:
+    """The keys of a YAML file.
+
+    Args:
+        what: What the file is, for messages.
+        begins: The keys that such a file begins with.
+    Raises:
+        RecipeError: If there is no file, or it holds no keys.
+    """
+    if not path.is_file():
+        raise RecipeError(f"there is no {what} at {path}; see the folder recipes/ for examples")
+    try:
+        tree = yaml.safe_load(path.read_text())
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise RecipeError(f"{path} is no YAML: {error}") from error
+    if not isinstance(tree, dict):
+        raise RecipeError(f"{path} holds no keys; a {what} begins with {begins}")
+    return tree
 
 
 def _merged(base: dict[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
@@ -155,11 +171,20 @@ def parse_recipe(tree: Mapping[str, Any]) -> AnyRecipe:
     task = tree.get("task")
     if isinstance(task, str) and task != "detection":
         raise RecipeError(f"task is {task!r}; write `task: detection`, or leave it out for classification")
-    kind = DetectionRecipe if task == "detection" else Recipe
+    return parse_options(tree, DetectionRecipe) if task == "detection" else parse_options(tree, Recipe)
+
+
+def parse_options(tree: Mapping[str, Any], kind: type[Options]) -> Options:
+    """A dataclass of options from plain dictionaries, checked as a recipe is.
+
+    Raises:
+        RecipeError: For an unknown key (names the nearest) or a value of the wrong kind.
+    """
     _check_keys(tree, kind, "")
     _check_finite(tree, "")
     try:
-        return TypeAdapter[AnyRecipe](kind).validate_python(tree)
+        options: Options = _adapter(kind).validate_python(tree)  # type: ignore[arg-type]  # it has a hash
+        return options
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(str(part) for part in first["loc"])
@@ -170,9 +195,16 @@ def parse_recipe(tree: Mapping[str, Any]) -> AnyRecipe:
         raise RecipeError(f"{place}: {first['msg']}{given}") from error
 
 
+@cache
+def _adapter(kind: Any) -> TypeAdapter[Any]:
+    """What reads and writes a dataclass; it takes a while to make."""
+    return TypeAdapter(kind)
+
+
 def recipe_tree(recipe: AnyRecipe) -> dict[str, Any]:
     """The resolved recipe as plain dictionaries, every default filled in; `parse_recipe` reads it back."""
-    tree: dict[str, Any] = TypeAdapter(type(recipe)).dump_python(recipe, mode="json")
+    kind: Any = type(recipe)
+    tree: dict[str, Any] = _adapter(kind).dump_python(recipe, mode="json")
     return tree
 
 

@@ -13,7 +13,7 @@ from adasap.cli.runs import write_page
 from adasap.report import PAGE
 from adasap.report.comparison import Comparison, compare_runs
 from adasap.report.files import comparison_table, write_summary
-from adasap.report.run_data import read_runs
+from adasap.report.run_data import RunData, read_runs
 
 
 def compare(
@@ -34,7 +34,12 @@ def write_comparison(folders: Sequence[Path], out: Path, *, baseline: str = "den
     """Writes the page and its numbers into a folder."""
     runs = read_runs(folders)
     name = next((run.name for run in runs if Path(baseline) == run.folder), baseline)
-    found = compare_runs(runs, name)
+    return write_side_by_side(runs, out, baseline=name)
+
+
+def write_side_by_side(runs: Sequence[RunData], out: Path, *, baseline: str) -> Comparison:
+    """The page and its numbers of runs that have been read."""
+    found = compare_runs(runs, baseline)
     out.mkdir(parents=True, exist_ok=True)
     write_page(found, out)
     write_summary(found, out)

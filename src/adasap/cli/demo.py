@@ -10,13 +10,11 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
-from safetensors.torch import save
 
 from adasap.cli.compare import write_comparison
 from adasap.cli.demo_data import DEMOS, PLAIN, Demo, DemoTask
-from adasap.cli.runs import FinishedRun, run_recipe
+from adasap.cli.runs import FinishedRun, export_weights, run_recipe
 from adasap.config import parse_recipe
-from adasap.export import atomic_write
 from adasap.report import PAGE, Table
 from adasap.robustness import Interval, bootstrap_mean, paired_difference
 
@@ -74,8 +72,7 @@ def compression_recipes(demo: Demo, weights: str, seed: int) -> dict[str, dict[s
 def export_dense(run: FinishedRun, out: Path) -> Path:
     """The dense weights as a plain safetensors file, as a pretrained model would come."""
     path = out / "dense.safetensors"
-    with atomic_write(path) as file:
-        file.write(save({name: tensor.contiguous() for name, tensor in run.result.model.state_dict().items()}))
+    export_weights(run.result.model, path)
     return path
 
 

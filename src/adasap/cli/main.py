@@ -15,6 +15,7 @@ from adasap.cli.evaluate import evaluate
 from adasap.cli.export import export
 from adasap.cli.groups import groups
 from adasap.cli.profile import profile
+from adasap.cli.sweep import sweep
 from adasap.errors import AdasapError
 from adasap.memory import kept_memory
 
@@ -26,7 +27,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
 )
-for verb in (demo, compress, compare, evaluate, profile, groups, export):
+for verb in (demo, compress, compare, sweep, evaluate, profile, groups, export):
     app.command()(verb)
 
 

@@ -6,11 +6,13 @@ import copy
 import dataclasses
 import json
 import time
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import torch
 from rich.console import Console
+from safetensors.torch import save as safetensors_bytes
 
 from adasap.cli.detection import check_detector, data_summaries, open_detection_data, open_detection_task, timed_images
 from adasap.cli.progress import ProgressObserver
@@ -34,7 +36,7 @@ from adasap.report.detections import save_detections
 from adasap.report.examples import save_examples
 from adasap.report.run_data import read_run
 from adasap.report.tensorboard import TensorBoardObserver
-from adasap.robustness import DetectionSuite, ImageSuite, SuiteSource, check_suite, open_suite
+from adasap.robustness import DetectionSuite, ImageSuite, SuiteSource, check_suite, kept_suite, open_suite
 from adasap.tasks import ClassificationTask, Task, count_outputs
 from adasap.training import Data, Record, derived_seed, is_main_process
 
@@ -49,8 +51,12 @@ class FinishedRun:
     seconds: float
 
 
-def open_data(recipe: AnyRecipe) -> Data:
-    """Training images, suites (the clean test set first) and a zero image of the model's input size."""
+def open_data(recipe: AnyRecipe, *, kept_suites: Path | None = None) -> Data:
+    """Training images, suites (the clean test set first) and a zero image of the model's input size.
+
+    Args:
+        kept_suites: Where corrupted images are kept for further runs; None makes them anew.
+    """
     if isinstance(recipe, DetectionRecipe):
         return open_detection_data(recipe)
     train = open_dataset(recipe.data.train, "train")
@@ -62,6 +68,8 @@ def open_data(recipe: AnyRecipe) -> Data:
         raise DataError("data.suites names one `clean`, which is the name of data.test's own; give it another name")
     suites = [open_suite("clean", SuiteSource("clean"), test)]
     suites += [open_suite(name, source, test, input_size=size) for name, source in recipe.data.suites.items()]
+    if kept_suites is not None:
+        suites = [kept_suite(suite, kept_suites) for suite in suites]
     return Data(train, suites, torch.zeros(1, *size), augmentation)
 
 
@@ -99,14 +107,24 @@ def check_classes(model: torch.nn.Module, recipe: AnyRecipe, data: Data) -> None
         check_suite(suite, input_size=recipe.model.input_size, num_outputs=num_outputs)
 
 
-def run_recipe(recipe: AnyRecipe, folder: Path, console: Console, *, command: str = "") -> FinishedRun:
+def run_recipe(
+    recipe: AnyRecipe,
+    folder: Path,
+    console: Console,
+    *,
+    command: str = "",
+    brief: bool = False,
+    kept_suites: Path | None = None,
+) -> FinishedRun:
     """Compresses by a recipe; everything it did lies in the folder, and a killed run goes on from there.
 
     Args:
         command: How the user started it, for the page.
+        brief: As one of many runs: no page and no example images of its own, and latency from a few passes.
+        kept_suites: As for `open_data`.
     """
     started = time.perf_counter()
-    data = open_data(recipe)
+    data = open_data(recipe, kept_suites=kept_suites)
     torch.manual_seed(derived_seed(recipe.seed, "model"))  # weights that no file fills
     model = open_model(recipe.model, trust_builder=True)
     dense = copy.deepcopy(model).eval()
@@ -115,21 +133,30 @@ def run_recipe(recipe: AnyRecipe, folder: Path, console: Console, *, command: st
         _begin_folder(folder, recipe)
         for line in data_summaries(data):
             console.print(line, highlight=False, soft_wrap=True)
-    curves = TensorBoardObserver(folder / "tensorboard")
-    with ProgressObserver(console, recipe.name) as progress:
+    with (
+        closing(TensorBoardObserver(folder / "tensorboard")) as curves,
+        ProgressObserver(console, recipe.name) as progress,
+    ):
 
         def observe(record: Record) -> None:
             progress(record)
             curves(record)
 
         result = compress(model, open_any_task(recipe, data, dense), data, recipe, folder=folder, observe=observe)
-    curves.close()
     if not is_main_process():
         return FinishedRun(folder, result, {}, time.perf_counter() - started)
     task = open_any_task(recipe, data)
-    images = timed_images(recipe, task) if isinstance(recipe, DetectionRecipe) else ()
-    profiles = profile_models({"dense": dense, "compressed": result.model}, data.example_inputs, images=images)
+    images = timed_images(recipe, task) if isinstance(recipe, DetectionRecipe) and not brief else ()
+    profiles = profile_models(
+        {"dense": dense, "compressed": result.model},
+        data.example_inputs,
+        images=images,
+        seconds=0.0 if brief else 2.0,
+    )
     finished = FinishedRun(folder, result, profiles, time.perf_counter() - started)
+    if brief:
+        _finish_folder(finished, recipe, command)
+        return finished
     models = {"dense": dense.to(data.example_inputs.device), "compressed": result.model.cpu()}
     suites = [suite for suite in data.suites if isinstance(suite, ImageSuite)]
     if suites:
@@ -137,7 +164,14 @@ def run_recipe(recipe: AnyRecipe, folder: Path, console: Console, *, command: st
     if with_boxes := [suite for suite in data.suites if isinstance(suite, DetectionSuite)]:
         save_detections(folder, models, task, with_boxes, data.example_inputs.device)
     _finish_folder(finished, recipe, command)
+    write_page(compare_runs([read_run(folder)]), folder)
     return finished
+
+
+def export_weights(model: torch.nn.Module, path: Path) -> None:
+    """The weights as a plain safetensors file, as a pretrained model would come."""
+    with atomic_write(path) as file:
+        file.write(safetensors_bytes({name: tensor.contiguous() for name, tensor in model.state_dict().items()}))
 
 
 def _begin_folder(folder: Path, recipe: AnyRecipe) -> None:
@@ -184,7 +218,6 @@ def _finish_folder(run: FinishedRun, recipe: AnyRecipe, command: str) -> None:
         file.write(json.dumps(summary).encode())
     with atomic_write(run.folder / "summary.md") as file:
         file.write(summary_text(run, recipe).encode())
-    write_page(compare_runs([read_run(run.folder)]), run.folder)
 
 
 def write_page(found: Comparison, folder: Path) -> None:

@@ -25,7 +25,9 @@ from adasap.robustness.metrics import (
     mean_corruption_error,
     relative_mean_corruption_error,
 )
+from adasap.robustness.seeds import SeedDifference, holm, mean_over_seeds, paired_over_seeds
 from adasap.robustness.suites import ImageSuite, Loading, Suite, check_suite
+from adasap.robustness.suites_kept import kept_suite
 from adasap.robustness.suites_open import open_suite
 from adasap.robustness.suites_registry import SUITES, SuiteSource
 from adasap.tasks.classification_metrics import (
@@ -50,6 +52,7 @@ __all__ = [
     "Interval",
     "Loading",
     "Performance",
+    "SeedDifference",
     "Suite",
     "SuiteResult",
     "SuiteSource",
@@ -67,13 +70,17 @@ __all__ = [
     "expected_calibration_error",
     "fit_baseline",
     "group_accuracies",
+    "holm",
     "identity_of",
+    "kept_suite",
     "mean_corrupted_accuracy",
     "mean_corruption_error",
+    "mean_over_seeds",
     "negative_log_likelihood",
     "open_detection_suite",
     "open_suite",
     "paired_difference",
+    "paired_over_seeds",
     "performance",
     "ratio_interval",
     "relative_mean_corruption_error",

@@ -5,7 +5,8 @@ from adasap.sharpness.batchnorm import recalibrate_
 from adasap.sharpness.gradients import StepLoss, sharpness_aware_gradients
 from adasap.sharpness.options import PerturbationOptions, StepForm
 from adasap.sharpness.perturbation import AdaptivePerturbation, Perturbation, UniformPerturbation
-from adasap.sharpness.radius import adaptive_radius
+from adasap.sharpness.pruned_point import PrunedPoint
+from adasap.sharpness.radius import adaptive_radius, even_radii
 from adasap.sharpness.single_pass import RemovalPerturbation, SinglePassPerturbation, StalePerturbation
 from adasap.sharpness.swap import perturbed
 
@@ -13,6 +14,7 @@ __all__ = [
     "AdaptivePerturbation",
     "Perturbation",
     "PerturbationOptions",
+    "PrunedPoint",
     "RemovalPerturbation",
     "SinglePassPerturbation",
     "StalePerturbation",
@@ -20,6 +22,7 @@ __all__ = [
     "StepLoss",
     "UniformPerturbation",
     "adaptive_radius",
+    "even_radii",
     "perturbed",
     "recalibrate_",
     "sharpness_aware_gradients",

@@ -7,7 +7,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from adasap.groups.group import Scores
+from adasap.groups.group import Radii, Scores
 
 Extremes = Literal["group", "model"]
 
@@ -55,6 +55,19 @@ def adaptive_radius(
     # clamp: in float32, 2.0 - 1.0 * 1.99 is a little less than 0.01
     radii = (rho_max - importance * (rho_max - rho_min)).clamp_(rho_min, rho_max)
     return dict(zip(scores, torch.split(radii, sizes), strict=True))
+
+
+def even_radii(radii: Radii) -> dict[str, Tensor]:
+    """Every channel gets the root mean square of all radii, so that only the differences between channels are gone.
+
+    Example:
+        >>> even_radii({"conv1": torch.tensor([1.0, 7.0])})
+        {'conv1': tensor([5., 5.])}
+    """
+    if not radii:
+        return {}
+    mean_square = torch.cat([radius.square() for radius in radii.values()]).mean()
+    return {name: mean_square.sqrt().expand(len(radius)) for name, radius in radii.items()}
 
 
 def _extremes(flat: Tensor, sizes: list[int]) -> tuple[Tensor, Tensor]:

@@ -60,8 +60,7 @@ def require_form(config: Compression, criterion: Criterion, model: nn.Module) ->
     Raises:
         RecipeError: If nothing can be moved, evidence would be missing, or statistics could not be renewed.
     """
-    both = (config.warm_up.sharpness, config.fine_tune.sharpness)
-    if any(s.perturbation.norm_only for s in both):
+    if any(s.perturbation.norm_only for s in config.sharpnesses):
         if not Channels(()).norms(dict(model.named_parameters())):
             raise RecipeError("perturbation.norm_only moves norm layers alone, and the model has none; leave it out")
         if config.training.sync_perturbation:
@@ -69,15 +68,15 @@ def require_form(config: Compression, criterion: Criterion, model: nn.Module) ->
                 "perturbation.norm_only makes no gradients of filters in the first pass, and "
                 "training.sync_perturbation waits for them; leave out one of the two"
             )
-    first = config.warm_up.sharpness
-    full = not first.perturbation.norm_only or first.form.direction == "stale"
+    until_the_cut = config.sharpnesses[:2]
+    full = all(not s.perturbation.norm_only or s.form.direction == "stale" for s in until_the_cut)
     if "gradients" in criterion.needs and not full and not getattr(criterion, "norm_gradients", False):
         raise RecipeError(
             f"criterion {config.pruning.criterion!r} reads gradients of filters, and the first pass of "
-            "warm_up.sharpness.perturbation.norm_only makes none; use taylor_norm, a criterion of the weights such as "
+            "perturbation.norm_only in steps 1 and 2 makes none; use taylor_norm, a criterion of the weights such as "
             "l2, or form.direction stale"
         )
-    clean = all(s.clean_statistics for s in both)
+    clean = all(s.clean_statistics for s in config.sharpnesses)
     if not clean and config.pruning.recalibration_batches == 0 and keeps_statistics(model):
         raise RecipeError(
             "pruning.recalibration_batches is 0, but a form with subbatch, stale or removal leaves norm statistics "
@@ -92,7 +91,7 @@ def require_divisible(config: Compression, first_batches: Callable[[int], list[A
         RecipeError: If the part would be one image, which has no statistics over a batch.
         DataError: If the task's prepared batch cannot be divided.
     """
-    share = min(step.sharpness.form.subbatch for step in (config.warm_up, config.fine_tune))
+    share = min(sharpness.form.subbatch for sharpness in config.sharpnesses)
     if share == 1:
         return
     per_rank = config.training.batch_size // num_ranks

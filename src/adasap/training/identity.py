@@ -33,7 +33,7 @@ def identity(
         "weights": digest(dense_model.state_dict().values()),
         "seed": config.seed,
         "training": repr(training),
-        "steps": repr((config.warm_up, config.pruning, config.fine_tune)),
+        "steps": repr((config.warm_up, config.pruning, config.pruning_sharpness, config.fine_tune)),
         "task": repr(task) if described else type(task).__qualname__,
         "augmentation": repr(data.augmentation),
         "labels": digest(_labels(data.train)),

@@ -82,8 +82,9 @@ class Compression:
     Attributes:
         seed: Of data order, augmentation and dropout.
         training: What the three steps share.
-        warm_up: Step 1: its length and perturbation; step 2 goes on with the same perturbation.
+        warm_up: Step 1: its length and perturbation; step 2 goes on with the same perturbation by default.
         pruning: Step 2: criterion, budget, schedule.
+        pruning_sharpness: Perturbation of step 2 where it is not that of step 1.
         fine_tune: Step 3: its length and perturbation.
     """
 
@@ -91,4 +92,18 @@ class Compression:
     training: TrainingOptions = field(default_factory=TrainingOptions)
     warm_up: PhaseOptions = field(default_factory=lambda: PhaseOptions(epochs=1.0))
     pruning: PruningOptions = field(default_factory=PruningOptions)
+    pruning_sharpness: SharpnessOptions | None = None
     fine_tune: FineTuneOptions = field(default_factory=FineTuneOptions)
+
+    def sharpness(self, phase: str) -> SharpnessOptions:
+        """The perturbation of `warm-up`, `pruning` or `fine-tuning`."""
+        if phase == "fine-tuning":
+            return self.fine_tune.sharpness
+        if phase == "pruning" and self.pruning_sharpness is not None:
+            return self.pruning_sharpness
+        return self.warm_up.sharpness
+
+    @property
+    def sharpnesses(self) -> tuple[SharpnessOptions, SharpnessOptions, SharpnessOptions]:
+        """The perturbations of the three steps."""
+        return self.sharpness("warm-up"), self.sharpness("pruning"), self.sharpness("fine-tuning")

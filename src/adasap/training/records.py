@@ -137,3 +137,6 @@ class RecordFile:
 
     def close(self) -> None:
         self._file.close()
+
+    def __del__(self) -> None:
+        self.close()  # of a run that failed

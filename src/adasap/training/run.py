@@ -101,8 +101,9 @@ class CompressionRun:
         if counters.step >= until:
             return
         self._observe(PhaseRecord(counters.step, phase, until, self.timetable.num_steps))
-        sharpness = (self.config.fine_tune if phase == "fine-tuning" else self.config.warm_up).sharpness
-        perturber = Perturber(sharpness, self.timetable.steps_of(phase), self.state.directions)
+        sharpness = self.config.sharpness(phase)
+        steps = self.timetable.steps_of(phase, self.config)
+        perturber = Perturber(sharpness, steps, self.state.directions, seed=self.config.seed)
         if sharpness.form.direction != "stale":
             self.state.directions.clear()
         to_come = counters.events < len(self.timetable.events)

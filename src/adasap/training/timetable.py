@@ -55,9 +55,13 @@ class Timetable:
             events=tuple(Event(r, *when) for r, when in enumerate(zip(steps, limits, strict=True), start=1)),
         )
 
-    def steps_of(self, phase: str) -> range:
-        """The steps of `fine-tuning`; of any other phase those of steps 1 and 2, which share their perturbation."""
-        return range(self.pruning_end, self.num_steps) if phase == "fine-tuning" else range(self.pruning_end)
+    def steps_of(self, phase: str, config: Compression) -> range:
+        """The steps of a phase; `warm-up` and `pruning` are one where they share their perturbation."""
+        if phase == "fine-tuning":
+            return range(self.pruning_end, self.num_steps)
+        if config.pruning_sharpness is None:
+            return range(self.pruning_end)
+        return range(self.warm_up_end) if phase == "warm-up" else range(self.warm_up_end, self.pruning_end)
 
     @property
     def evaluated(self) -> set[int]:
@@ -66,5 +70,5 @@ class Timetable:
 
     def plain_steps(self, config: Compression) -> float:
         """Cost of the whole run in plain steps, that is in forward-backward passes."""
-        adaptive = config.warm_up.sharpness.plain_steps(self.steps_of("warm-up"))
-        return adaptive + config.fine_tune.sharpness.plain_steps(self.steps_of("fine-tuning"))
+        phases = ("warm-up", "pruning", "fine-tuning") if config.pruning_sharpness else ("pruning", "fine-tuning")
+        return sum(config.sharpness(phase).plain_steps(self.steps_of(phase, config)) for phase in phases)
