@@ -9,7 +9,7 @@ import typing
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import yaml
 from pydantic import TypeAdapter, ValidationError
@@ -20,6 +20,8 @@ from adasap.models import ModelSpec
 from adasap.robustness import SuiteSource
 from adasap.tasks import ClassificationOptions
 from adasap.training import Compression
+
+Options = TypeVar("Options")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,7 +75,7 @@ def read_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
     """
     tree = _read_tree(path)
     for override in overrides:
-        _set(tree, override)
+        set_value(tree, override)
     return parse_recipe(tree)
 
 
@@ -108,10 +110,19 @@ def _merged(base: dict[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
 
 def parse_recipe(tree: Mapping[str, Any]) -> Recipe:
     """A recipe from plain dictionaries, checked key by key and value by value."""
-    _check_keys(tree, Recipe, "")
+    return parse_options(tree, Recipe)
+
+
+def parse_options(tree: Mapping[str, Any], kind: type[Options]) -> Options:
+    """Options from plain dictionaries, checked key by key and value by value.
+
+    Raises:
+        RecipeError: For an unknown key (names the nearest), or a value of the wrong kind.
+    """
+    _check_keys(tree, kind, "")
     _check_finite(tree, "")
     try:
-        return TypeAdapter(Recipe).validate_python(tree)
+        return TypeAdapter(kind).validate_python(tree)
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(str(part) for part in first["loc"])
@@ -133,7 +144,8 @@ def dump_recipe(recipe: Recipe) -> str:
     return yaml.safe_dump(recipe_tree(recipe), sort_keys=False, allow_unicode=True)
 
 
-def _set(tree: dict[str, Any], override: str) -> None:
+def set_value(tree: dict[str, Any], override: str) -> None:
+    """Writes what `a.b=c` says into nested dictionaries; the value is YAML."""
     path, equals, value = override.partition("=")
     if not equals:
         raise RecipeError(f"--set {override!r} has no value; write it as a.b=c")

@@ -74,6 +74,7 @@ def base_recipe(seed: int) -> dict[str, Any]:
         },
         "training": {
             "batch_size": 64,
+            "keep_stages": True,
             "optimizer": {"learning_rate": 0.05},
             "schedule": {"warm_up_epochs": 1},
         },

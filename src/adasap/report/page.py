@@ -14,9 +14,12 @@ from markupsafe import Markup
 from PIL import Image
 from plotly.offline import get_plotlyjs
 
+from adasap.analysis.file import NAME as ANALYSIS
+from adasap.analysis.file import read_analysis
 from adasap.export import atomic_write
 from adasap.report.comparison import Change, Comparison, extra_metrics
 from adasap.report.figures import Figure
+from adasap.report.figures_analysis import analysis_figures
 from adasap.report.figures_run import run_curves, width_bars
 from adasap.report.figures_scores import gain_bars, heat_map, trade_off
 from adasap.report.files import (
@@ -57,16 +60,17 @@ def page_html(found: Comparison, downloads: Mapping[str, str]) -> str:
     """
     context = _context(found, downloads)
     pictures = example_cards(found.runs)
-    html = _render({**context, "examples": pictures})
+    html = render("page.html", {**context, "examples": pictures})
     while len(html.encode()) >= MAX_BYTES and pictures:
         pictures = pictures[: len(pictures) // 2]
-        html = _render({**context, "examples": pictures})
+        html = render("page.html", {**context, "examples": pictures})
     return html
 
 
-def _render(context: Mapping[str, Any]) -> str:
+def render(template: str, context: Mapping[str, Any]) -> str:
+    """A template of the page's folder, filled in."""
     environment = Environment(loader=FileSystemLoader(TEMPLATE), autoescape=True, undefined=StrictUndefined)
-    return environment.get_template("page.html").render(context)
+    return environment.get_template(template).render(context)
 
 
 def _context(found: Comparison, downloads: Mapping[str, str]) -> dict[str, Any]:
@@ -74,7 +78,8 @@ def _context(found: Comparison, downloads: Mapping[str, str]) -> dict[str, Any]:
     recipes = {run.name: "<br>".join(recipe_lines(run)) for run in runs}
     overview = [trade_off(found.points, recipes)] if found.points else []
     sections = [_run_section(found, place) for place in range(len(runs))]
-    figures = [*overview, *(figure for section in sections for figure in section["figures"].values())]
+    drawn = (figure for section in sections for kind in ("figures", "analysis") for figure in section[kind].values())
+    figures = [*overview, *drawn]
     return {
         "title": runs[0].name if alone else "Runs compared",
         "runs": sections,
@@ -98,6 +103,7 @@ def _run_section(found: Comparison, place: int) -> dict[str, Any]:
         "metrics": extra_metrics(run),
         "events": run.of_kind("prune"),
         "frozen": [width for width in run.widths if width.frozen],
+        "analysis": _analysis_figures(run, place),
         "command": run.command,
         "recipe": run.recipe_yaml,
         "seed": run.recipe.get("seed", 0),
@@ -117,6 +123,12 @@ def _run_figures(found: Comparison, place: int) -> dict[str, Figure]:
     figures["curves"] = run_curves(run, f"curves-{place}")
     figures["widths"] = width_bars(run, f"widths-{place}")
     return figures
+
+
+def _analysis_figures(run: RunData, place: int) -> dict[str, Figure]:
+    """Those of `adasap analyze` on the run's folder, if its file lies there."""
+    path = run.folder / ANALYSIS
+    return analysis_figures(read_analysis(path), f"-{place}") if path.is_file() else {}
 
 
 def tile(change: Change) -> dict[str, Any]:
