@@ -27,6 +27,7 @@ from adasap.criteria import criterion_names
 from adasap.errors import DataError, RecipeError
 from adasap.groups import trace_groups
 from adasap.pruning import PruningPlan
+from adasap.tasks import ClassificationTask
 from analysis_nets import cross_entropy, small_batches, small_net
 
 SMALL: dict[str, Any] = {
@@ -189,3 +190,12 @@ def test_within_groups_and_together_can_disagree() -> None:
         "probability_going_is_smaller": pytest.approx(0.75),
     }
     assert channel_summary([])["correlations"] == {}
+
+
+def test_a_task_prepares_its_batches_once() -> None:
+    task = ClassificationTask(mean=(0.5,) * 3, std=(0.5,) * 3)
+    images = torch.randint(0, 256, (4, 3, 6, 6), dtype=torch.uint8)
+    net = torch.nn.Sequential(torch.nn.Conv2d(3, 2, 3), torch.nn.ReLU(), torch.nn.Flatten(), torch.nn.Linear(32, 3))
+    objective = Objective.of_task(net, task, [(images, torch.tensor([0, 1, 2, 0]))])
+    expected = task.loss(net, ((images.float() / 255 - 0.5) / 0.5, torch.tensor([0, 1, 2, 0])))
+    assert objective.losses().item() == pytest.approx(expected.item())

@@ -59,8 +59,8 @@ def sharpness_curves(models: Json, key: str) -> Figure | None:
         return None
     traces = [(kind, trace) for kind, of_kind in kinds.items() for trace in of_kind]
     plot = styled(go.Figure([trace for _, trace in traces]), height=440, hovermode="closest")
-    plot.update_xaxes(title_text="radius, or standard deviation of the noise", type="log", dtick="D1")
-    plot.update_yaxes(title_text="rise of the loss", type="log", exponentformat="power")
+    plot.update_xaxes(title_text="radius, or standard deviation of the noise", type="log", minor={"ticks": ""})
+    plot.update_yaxes(title_text="rise of the loss", type="log", exponentformat="power", dtick=1)
     return Figure(
         key=key,
         title="Sharpness",
@@ -69,8 +69,17 @@ def sharpness_curves(models: Json, key: str) -> Figure | None:
         "Bars are 95 % intervals over batches. A rise of zero or less is not drawn.",
         plot=plot,
         table=Table(["model", "ball", "radius", "one step", "all steps, or mean"], rows),
-        views=tuple(View(kind, tuple(other == kind for other, _ in traces)) for kind in kinds),
+        views=tuple(
+            View(kind, tuple(other == kind for other, _ in traces), _ticks([x for t in kinds[kind] for x in t.x]))
+            for kind in kinds
+        ),
     )
+
+
+def _ticks(radii: Sequence[float]) -> dict[str, Any]:
+    """A tick at each radius that was looked at."""
+    places = sorted(set(radii))
+    return {"xaxis.tickvals": places, "xaxis.ticktext": [f"{place:g}" for place in places]}
 
 
 def _curve(name: str, how: str, x: Sequence[float], found: Sequence[Json], index: int, dash: str) -> go.Scatter:

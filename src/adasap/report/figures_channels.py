@@ -47,7 +47,7 @@ def removal_boxes(models: Json, key: str) -> Figure | None:
             ]
             traces.append((measure, _box(chosen, measure, floor, title, colour)))
     plot = styled(go.Figure([box for _, box in traces]), height=460, boxmode="group")
-    plot.update_yaxes(type="log", exponentformat="power", title_text=TITLES["damage"])
+    plot.update_yaxes(type="log", exponentformat="power", dtick=1, title_text=TITLES["damage"])
     shown = list(dict.fromkeys(measure for measure, _ in traces))
     return Figure(
         key=key,
@@ -124,7 +124,7 @@ def importance_scatter(models: Json, key: str) -> Figure | None:
         return None
     plot = styled(go.Figure([trace for _, trace in traces]), height=460, hovermode="closest")
     plot.update_xaxes(title_text="importance", type="log", exponentformat="power")
-    plot.update_yaxes(title_text=TITLES["damage"], type="log", exponentformat="power")
+    plot.update_yaxes(title_text=TITLES["damage"], type="log", exponentformat="power", dtick=1)
     shown = list(dict.fromkeys(view for view, _ in traces))
     return Figure(
         key=key,

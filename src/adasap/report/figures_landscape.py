@@ -34,7 +34,7 @@ def loss_lines(models: Json, key: str) -> Figure | None:
         return None
     styled(plot, height=400, hovermode="closest")
     plot.update_xaxes(title_text="position, in lengths of the filters")
-    plot.update_yaxes(title_text="loss", type="log", exponentformat="power")
+    plot.update_yaxes(title_text="loss", type="log", exponentformat="power", dtick=1)
     return Figure(
         key=key,
         title="Loss along random directions",
@@ -76,8 +76,8 @@ def loss_planes(models: Json, key: str) -> Figure | None:
         ]
     )
     styled(plot, height=520)
-    plot.update_yaxes(scaleanchor="x", title_text="second direction")
-    plot.update_xaxes(title_text="first direction, in lengths of the filters")
+    plot.update_yaxes(scaleanchor="x", constrain="domain", title_text="second direction")
+    plot.update_xaxes(title_text="first direction, in lengths of the filters", constrain="domain")
     rows = [
         [name, *(number(f(v for row in p["losses"] for v in row if v is not None)) for f in (min, max))]
         for name, p in found.items()
