@@ -19,6 +19,7 @@ from adasap.cli.subjects import open_candidates
 from adasap.data import DataSource, InMemoryImages, open_dataset
 from adasap.errors import AdasapError, DataError, ModelError
 from adasap.tasks import ClassificationTask
+from adasap.training.options import TrainingOptions
 from test_report_page import FLAGS
 
 Tree = dict[str, Any]
@@ -46,6 +47,10 @@ def run_folder(tiny_recipe: Callable[..., Tree], tmp_path_factory: pytest.TempPa
 @pytest.fixture(scope="module")
 def analysed(run_folder: Path) -> str:
     return call("analyze", str(run_folder), "--images", "32", "--batch", "16", *SETTINGS)
+
+
+def test_keeping_stages_makes_no_other_run_of_it() -> None:
+    assert repr(TrainingOptions(keep_stages=True)) == repr(TrainingOptions())  # by which a checkpoint is known again
 
 
 @pytest.mark.slow

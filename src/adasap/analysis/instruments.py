@@ -17,7 +17,7 @@ from adasap.analysis.landscape import filter_normalised_direction, loss_line, lo
 from adasap.analysis.memory import graph_bytes
 from adasap.analysis.options import AnalysisOptions
 from adasap.analysis.spectrum import hutchinson_trace, random_signs, spectral_density
-from adasap.analysis.subject import Subject
+from adasap.analysis.subject import Subject, fits
 from adasap.analysis.worst_case import over_batches, worst_case_sharpness
 from adasap.sharpness import adaptive_radius
 from adasap.sharpness.options import Geometry
@@ -193,7 +193,7 @@ def channels(subject: Subject, options: AnalysisOptions) -> dict[str, Part]:
             }
             for place, (group, channel) in enumerate(found.channels)
         ]
-        by_plan = subject.plan is not None
+        by_plan = subject.plan is not None and fits(subject.plan, subject.groups)
         return {"rows": rows, "side": found.side, "method": found.method, "goes_by": "plan" if by_plan else "criterion"}
 
     return {"channels": part}

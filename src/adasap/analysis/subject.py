@@ -32,7 +32,7 @@ class Subject:
     images_per_batch: int | None = None
 
     def importance(self, criterion: str, num_batches: int) -> dict[str, Tensor]:
-        """Group name -> importance, float [C], on the CPU."""
+        """Group name -> importance, float [C], on the CPU; a criterion that needs gradients clears the model's own."""
         built, model, some = build_criterion(criterion), self.objective.model, self.objective.first(num_batches)
         with self.objective.measuring():
             evidence = collect_evidence(built, model, self.groups, some.batches, some.loss)

@@ -53,8 +53,8 @@ def removal_boxes(models: Json, key: str) -> Figure | None:
         key=key,
         title="Channels that go and channels that stay",
         caption="Each point is a channel. The argument of the method is that training with adaptive radii makes the "
-        f"channels that go flat. Values below {FLOOR:g} of the largest, negative ones too, are drawn there. Boxes are "
-        "quartiles.",
+        "channels that go flat. They go by the run's plan where it fits the model, else by the first criterion. Values "
+        f"below {FLOOR:g} of the largest, negative ones too, are drawn there. Boxes are quartiles.",
         plot=plot,
         table=Table(["model", "measure", "median going", "median staying", "P(going is smaller)"], _half_rows(models)),
         views=tuple(
