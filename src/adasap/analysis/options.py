@@ -106,7 +106,7 @@ class ChannelOptions:
         rho_min, rho_max: Ends of the adaptive radii, from the criterion `l2`.
     """
 
-    batches: int = 4
+    batches: int = 2
     most: int = 512
     side: Side = "reading"
     criteria: tuple[str, ...] = ("l2", "taylor")
