@@ -70,7 +70,7 @@ def memory_need(objective: Objective, options: AnalysisOptions) -> MemoryNeed:
 
 
 def graph_bytes(objective: Objective) -> int:
-    """What one batch's gradient with its graph holds: the tensors saved for backward, and `WORK_SPACE` times as much."""
+    """What one batch's gradient with its graph holds: tensors saved for backward, and `WORK_SPACE` times as much."""
     seen: dict[int, int] = {}
     own = {w.untyped_storage().data_ptr() for w in objective.weights}
 
