@@ -122,3 +122,14 @@ def test_the_code_of_the_robustness_page_runs_and_its_tables_are_what_it_prints(
     functions = {name for cell in re.findall(r"\| ([^|]*) \|\n", page) for name in re.findall(r"`(\w+)`", cell)}
     assert len(functions) == 11
     assert functions <= set(robustness.__all__)
+
+
+def test_analysis_code_runs(capsys: pytest.CaptureFixture[str]) -> None:
+    [code] = blocks(ROOT / "docs" / "analysis.md")
+    torch.manual_seed(0)
+    names: dict[str, Any] = {}
+    exec(code, names)
+    printed = capsys.readouterr().out
+    assert "all residuals within 0.001 of the largest eigenvalue" in printed
+    assert names["large"].n_step.mean() > names["small"].n_step.mean() > 0
+    assert names["removals"].damage.shape == (16,)

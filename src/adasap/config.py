@@ -120,8 +120,20 @@ def read_recipe(path: Path, overrides: Sequence[str] = ()) -> AnyRecipe:
     """
     tree = _read_tree(path)
     for override in overrides:
-        _set(tree, override)
+        set_value(tree, override)
     return parse_recipe(tree)
+
+
+def read_classifier_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
+    """`read_recipe`, where a detector's recipe is of no use.
+
+    Raises:
+        RecipeError: As there, and for a detector's recipe.
+    """
+    recipe = read_recipe(path, overrides)
+    if not isinstance(recipe, Recipe):
+        raise RecipeError(f"{path} is a detector's recipe (task: detection); give one of a classifier")
+    return recipe
 
 
 def _read_tree(path: Path, below: tuple[Path, ...] = ()) -> dict[str, Any]:
@@ -213,7 +225,8 @@ def dump_recipe(recipe: AnyRecipe) -> str:
     return yaml.safe_dump(recipe_tree(recipe), sort_keys=False, allow_unicode=True)
 
 
-def _set(tree: dict[str, Any], override: str) -> None:
+def set_value(tree: dict[str, Any], override: str) -> None:
+    """Writes what `a.b=c` says into nested dictionaries; the value is YAML."""
     path, equals, value = override.partition("=")
     if not equals:
         raise RecipeError(f"--set {override!r} has no value; write it as a.b=c")

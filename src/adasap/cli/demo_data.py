@@ -55,7 +55,12 @@ DEMOS: dict[DemoTask, Demo] = {
                 "test": {"kind": "digits"},
                 "suites": {"corrupted": {"kind": "corrupted", "corruptions": CORRUPTIONS}},
             },
-            "training": {"batch_size": 64, "optimizer": {"learning_rate": 0.05}, "schedule": {"warm_up_epochs": 1}},
+            "training": {
+                "batch_size": 64,
+                "keep_stages": True,
+                "optimizer": {"learning_rate": 0.05},
+                "schedule": {"warm_up_epochs": 1},
+            },
         },
         dense_epochs=12,
         epochs={"warm_up": 2.0, "pruning": 3.0, "fine_tune": 9.0},

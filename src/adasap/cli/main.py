@@ -8,6 +8,7 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
+from adasap.cli.analyze import analyze
 from adasap.cli.compare import compare
 from adasap.cli.compress import compress
 from adasap.cli.demo import demo
@@ -27,7 +28,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
 )
-for verb in (demo, compress, compare, sweep, evaluate, profile, groups, export):
+for verb in (demo, compress, compare, sweep, evaluate, analyze, profile, groups, export):
     app.command()(verb)
 
 

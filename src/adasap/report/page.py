@@ -14,11 +14,14 @@ from markupsafe import Markup
 from PIL import Image
 from plotly.offline import get_plotlyjs
 
+from adasap.analysis.file import NAME as ANALYSIS
+from adasap.analysis.file import read_analysis
 from adasap.export import atomic_write
 from adasap.report.comparison import Change, Comparison, extra_metrics
 from adasap.report.detection_table import counted_corruptions, performance_table
 from adasap.report.detections import SHOWN_SCORE, read_detections
 from adasap.report.figures import Figure
+from adasap.report.figures_analysis import analysis_figures
 from adasap.report.figures_detection import corruption_bars, precision_curves
 from adasap.report.figures_run import run_curves, width_bars
 from adasap.report.figures_scores import gain_bars, heat_map, trade_off
@@ -62,16 +65,17 @@ def page_html(found: Comparison, downloads: Mapping[str, str]) -> str:
     """
     context = _context(found, downloads)
     pictures, scenes = example_cards(found.runs), scene_cards(found.runs)
-    html = _render({**context, "examples": pictures, "scenes": scenes})
+    html = render("page.html", {**context, "examples": pictures, "scenes": scenes})
     while len(html.encode()) >= MAX_BYTES and (pictures or scenes):
         pictures, scenes = pictures[: len(pictures) // 2], scenes[: len(scenes) // 2]
-        html = _render({**context, "examples": pictures, "scenes": scenes})
+        html = render("page.html", {**context, "examples": pictures, "scenes": scenes})
     return html
 
 
-def _render(context: Mapping[str, Any]) -> str:
+def render(template: str, context: Mapping[str, Any]) -> str:
+    """A template of the page's folder, filled in."""
     environment = Environment(loader=FileSystemLoader(TEMPLATE), autoescape=True, undefined=StrictUndefined)
-    return environment.get_template("page.html").render(context)
+    return environment.get_template(template).render(context)
 
 
 def _context(found: Comparison, downloads: Mapping[str, str]) -> dict[str, Any]:
@@ -79,7 +83,8 @@ def _context(found: Comparison, downloads: Mapping[str, str]) -> dict[str, Any]:
     recipes = {run.name: "<br>".join(recipe_lines(run)) for run in runs}
     overview = [trade_off(found.points, recipes, measure_of(runs[0]))] if found.points else []
     sections = [_run_section(found, place) for place in range(len(runs))]
-    figures = [*overview, *(figure for section in sections for figure in section["figures"].values())]
+    drawn = (figure for section in sections for kind in ("figures", "analysis") for figure in section[kind].values())
+    figures = [*overview, *drawn]
     return {
         "title": runs[0].name if alone else "Runs compared",
         "measure": measure_of(runs[0]),
@@ -106,6 +111,7 @@ def _run_section(found: Comparison, place: int) -> dict[str, Any]:
         "performance": performance_of(run),
         "events": run.of_kind("prune"),
         "frozen": [width for width in run.widths if width.frozen],
+        "analysis": _analysis_figures(run, place),
         "command": run.command,
         "recipe": run.recipe_yaml,
         "seed": run.recipe.get("seed", 0),
@@ -145,6 +151,12 @@ def scene_cards(runs: Sequence[RunData]) -> list[dict[str, Any]]:
     """Photos with boxes, run by run."""
     records = [read_detections(run.folder) for run in runs]
     return [scene_card(scene, at) for at, record in enumerate(records) if record for scene in record.scenes]
+
+
+def _analysis_figures(run: RunData, place: int) -> dict[str, Figure]:
+    """Those of `adasap analyze` on the run's folder, if its file lies there."""
+    path = run.folder / ANALYSIS
+    return analysis_figures(read_analysis(path), f"-{place}") if path.is_file() else {}
 
 
 def tile(change: Change) -> dict[str, Any]:

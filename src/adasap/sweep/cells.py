@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
 
-from adasap.config import Recipe, read_recipe, recipe_tree
+from adasap.config import Recipe, read_classifier_recipe, recipe_tree
 from adasap.errors import RecipeError, suggestion
 from adasap.sweep.file import Overrides, Sweep, run_name
 
@@ -103,12 +103,9 @@ def _recipes(sweep: Sweep, beside: Path) -> dict[str, Recipe]:
 def _read(run: str, path: Path, overrides: Overrides) -> Recipe:
     texts = [f"{key}={json.dumps(value)}" for key, value in overrides.items()]  # JSON is YAML
     try:
-        recipe = read_recipe(path, texts)
+        return read_classifier_recipe(path, texts)
     except RecipeError as error:
         raise RecipeError(f"run {run!r}: {error}") from error
-    if not isinstance(recipe, Recipe):
-        raise RecipeError(f"run {run!r}: {path} is a detector's recipe; a sweep compares classifiers")
-    return recipe
 
 
 def _cell(run: str, seed: int, recipe: Recipe, dense: Cell | None) -> Cell:

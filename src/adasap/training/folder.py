@@ -56,6 +56,11 @@ class RunFolder:
             with atomic_write(self.path / f"stage-{stage.replace(' ', '_')}.json") as file:
                 file.write(json.dumps({name: result.to_json() for name, result in results.items()}).encode())
 
+    def write_weights(self, stage: str, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> None:
+        """Keeps the weights of a stage."""
+        if self.path is not None and self._records is not None:
+            write_checkpoint(self.path / f"stage-{stage.replace(' ', '_')}.safetensors", tensors, metadata)
+
     def write_checkpoint(self, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> None:
         """Replaces the checkpoint."""
         if self.path is not None and self._records is not None:

@@ -24,6 +24,7 @@ class TrainingOptions:
         num_workers: Processes that load images; 0 loads in the main one.
         checkpoint_every: Steps between checkpoints; one is also written after every pruning event.
         max_skipped: Steps in a row with a non-finite gradient after which the run stops.
+        keep_stages: Keep the weights of every stage in the run's folder, for `adasap analyze`.
     """
 
     batch_size: int = 128
@@ -36,6 +37,7 @@ class TrainingOptions:
     num_workers: int = 0
     checkpoint_every: int = 200
     max_skipped: int = 10
+    keep_stages: bool = field(default=False, repr=False)  # by its repr a run is known again; no number depends on this
 
     def __post_init__(self) -> None:
         if min(self.batch_size, self.checkpoint_every, self.max_skipped) < 1:

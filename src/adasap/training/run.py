@@ -189,6 +189,9 @@ class CompressionRun:
             self.runtime.average_buffers_(model)
         model = model.to(self.runtime.device)
         results = {s.name: evaluate_suite(model, self.task, s, self.runtime.device) for s in self.data.suites}
+        if self.config.training.keep_stages:
+            plan = {"plan": None if stage == "dense" else self.state.plan.to_json()}
+            self.folder.write_weights(stage, model.state_dict(), plan)
         self.folder.write_stage(stage, results)
         scores = {name: result.mean for name, result in results.items()}
         self._observe(StageRecord(self.state.counters.step, stage, scores, time.perf_counter() - started))
