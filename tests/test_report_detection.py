@@ -68,9 +68,10 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> RunData:
         stages[stage] = {suite.name: evaluate_suite(model, task, suite, CPU) for suite in suites}
     save_detections(folder, models, task, suites, CPU)
     made = a_run("shapes", stages["dense"], stages["fine-tuned"], folder=folder)
-    return replace(made, counters={"step": 1, "passes": 1, "skipped": 0, "training_seconds": 1.0}, environment=MACHINE)
+    return replace(made, counters=COUNTERS, environment=MACHINE)
 
 
+COUNTERS = {"step": 1, "passes": 1, "skipped": 0, "training_seconds": 1.0}
 MACHINE = {"gpu": None, "cpu_count": 2, "torch_threads": 1, "system": "Linux", "python": "3.11", "packages": {}}
 
 
@@ -126,7 +127,8 @@ def test_bars_and_tables_are_those_of_the_scores(run: RunData) -> None:
     dense = run.scores("dense")["corrupted"]
     assert [row[0] for row in figure.table.rows] == ["clean", "contrast", "fog"]
     mean = sum(dense.metrics[f"fog/{severity}"]["map50"] for severity in (1, 3, 5)) / 3
-    assert figure.plot.data[0].x[2] == pytest.approx(100 * mean)
+    bars = {trace.name: trace.x for trace in figure.plot.data}
+    assert bars["dense"][2] == pytest.approx(100 * mean)
     table = performance_of(run)
     assert table is not None
     assert [row[0] for row in table.rows] == [
@@ -151,6 +153,16 @@ def test_the_page_shows_boxes_and_says_what_its_scores_are(run: RunData) -> None
     for text in ("Average precision at IoU 0.5", "Performance under corruption", "Precision and recall", "clean AP50"):
         assert text in html
     assert "accuracy" not in html.split("<script>")[0].split("</style>")[1]
+
+
+def test_pages_of_classifiers_and_of_detectors_without_corruptions_leave_panels_out(run: RunData) -> None:
+    classifier = page_html(compare_runs([replace(RUN, counters=COUNTERS, environment=MACHINE)]), {})
+    assert "part-detection" not in classifier
+    assert "corrupted accuracy (%)" in classifier
+    stages = {stage: {"clean": suites["clean"]} for stage, suites in run.stages.items()}
+    bare = page_html(compare_runs([replace(run, stages=stages)]), {})
+    assert "Precision and recall" in bare
+    assert "AP50 by corruption" not in bare
 
 
 @pytest.mark.browser

@@ -14,7 +14,8 @@ from adasap.models.detector import Detector
 def load_weights_(model: nn.Module, path: str | Path) -> None:
     """Fills the model in place; numbers are converted to the model's own types.
 
-    The counters `num_batches_tracked` may be missing: they are not part of what the model computes.
+    The counters `num_batches_tracked` may be missing: they are not part of what the model computes. The model file of
+    a run that cut nothing gives weights, too.
 
     Raises:
         ModelError: If the file cannot be read, or a tensor is missing, unexpected or of another shape; the
@@ -31,7 +32,10 @@ def load_weights_(model: nn.Module, path: str | Path) -> None:
         ),
     ]
     if problems:
-        raise ModelError(f"{path} does not fit the model: {'; '.join(problems)}. {_next_move(tensors, state)}")
+        move = _next_move(tensors, state)
+        if _is_model_file(Path(path)):
+            move = "It is a model file of this package; if the model was cut, open it with adasap.load"
+        raise ModelError(f"{path} does not fit the model: {'; '.join(problems)}. {move}")
     model.load_state_dict(tensors, strict=False)
 
 
@@ -75,6 +79,13 @@ def _read(path: Path) -> dict[str, Tensor]:
             f"kind "
             f"(a .pth file must be converted first: safetensors.torch.save_file(state_dict, path))"
         ) from error
+
+
+def _is_model_file(path: Path) -> bool:
+    from safetensors import safe_open
+
+    with safe_open(path, framework="pt") as file:
+        return "adasap-model" in (file.metadata() or {}).values()
 
 
 def _is_counter(key: str) -> bool:
