@@ -15,7 +15,7 @@ import yaml
 from adasap.config import parse_recipe
 from test_readme import ROOT, blocks
 
-PAGES = ("index", "groups", "radii", "extending", "detectors", "detection-data")
+PAGES = ("index", "groups", "radii", "extending", "detectors", "detection-data", "analysis")
 
 
 @pytest.mark.slow

@@ -68,8 +68,7 @@ def build_criterion(criterion: str | ScoreFunction | Criterion, **options: Any) 
         criterion: A name of `criterion_names()`, a function, or an object with `score` and `needs`.
         options: Passed to the named criterion, such as `seed=1` for `random`.
     Raises:
-        RecipeError: For an unknown name, an option the criterion does not have, or options with a function or
-        object.
+        RecipeError: For an unknown name, an option the criterion does not have, or options with a function or object.
     Example:
         >>> build_criterion("random", seed=3)
         Random(seed=3, needs=frozenset())

@@ -46,8 +46,7 @@ def apply_plan_(
     Returns:
         The groups in the indices of the cut model, for the next event.
     Raises:
-        PlanError: If the plan is for other groups, the groups for another model, or optimizer state has a
-        shape
+        PlanError: If the plan is for other groups, the groups for another model, or optimizer state has a shape
             that cannot be cut. Nothing was changed then.
     """
     if plan.fingerprint != fingerprint(groups):

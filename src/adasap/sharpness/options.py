@@ -22,7 +22,7 @@ class PerturbationOptions:
     Attributes:
         geometry: `euclidean`, T = 1 (SAM), or `elementwise`, T = |w| + eta (ASAM). Shifts always have T = 1.
         scope: Which rows share a norm: all of the `model`, those of a `group`, or those of a `channel`.
-        weighting: `ellipsoid`, the maximiser of <g, eps> under sum_i ||eps_i / T_i||^2 / rho_i^2 <= 1, or
+        weighting: `ellipsoid`, the maximiser of `<g, eps>` under sum_i ||eps_i / T_i||^2 / rho_i^2 <= 1, or
             `linear`, a uniform step whose slices are scaled by rho_i.
         rescale: Divide the radii of the scopes `group` and `channel` by the square root of the number of
             ellipsoids.
