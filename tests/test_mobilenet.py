@@ -47,14 +47,14 @@ def test_v1_has_the_names_of_timm() -> None:
 @pytest.mark.slow
 @pytest.mark.shared_data
 @pytest.mark.parametrize(
-    ("model", "weights", "percent"),
+    ("model", "weights", "percent", "allowed"),  # one image: ties in the last bit differ between machines
     [
-        (("adasap:mobilenet_v2_tf",), "mobilenet_v2_1.0_imagenet", 86.9),
-        (("adasap:mobilenet_v1_tf", "--model-option", "width=0.75"), "mobilenet_v1_0.75_imagenet", 84.4),
+        (("adasap:mobilenet_v2_tf", "--limit", "300"), "mobilenet_v2_1.0_imagenet", 86.9, 5.9),  # three standard errors
+        (("adasap:mobilenet_v1_tf", "--model-option", "width=0.75"), "mobilenet_v1_0.75_imagenet", 84.4, 0.11),
     ],
 )
 def test_pretrained_mobilenets_reach_the_accuracy_stated_with_them(
-    shared_data: Path, tmp_path: Path, model: tuple[str, ...], weights: str, percent: float
+    shared_data: Path, tmp_path: Path, model: tuple[str, ...], weights: str, percent: float, allowed: float
 ) -> None:
     file = shared_data / "weights" / f"{weights}.safetensors"
     colours = ["--mean", "0.5", "0.5", "0.5", "--std", "0.5", "0.5", "0.5"]
@@ -63,4 +63,4 @@ def test_pretrained_mobilenets_reach_the_accuracy_stated_with_them(
     result = CliRunner().invoke(app, command, catch_exceptions=False)
     assert result.exit_code == 0
     mean = json.loads((tmp_path / "out" / "evaluation.json").read_text())["suites"]["clean"]["mean"]
-    assert 100 * mean == pytest.approx(percent, abs=0.11)  # one image: ties in the last bit differ between machines
+    assert 100 * mean == pytest.approx(percent, abs=allowed)

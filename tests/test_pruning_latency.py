@@ -43,7 +43,7 @@ def bilinear(point) -> float:
     return 1.0 + point[0] * 0.5 if len(point) < 2 else 2.0 + point[0] + 0.25 * point[0] * point[1]
 
 
-SLOW_NETWORKS = ("mobilenet_v2", "resnext50_32x4d", "densenet121", "shufflenet_v2_x1_0")
+SLOW_NETWORKS = ("mobilenet_v2", "shufflenet_v2_x1_0")
 
 
 class PaddedFirst(nn.Module):

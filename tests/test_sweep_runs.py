@@ -61,14 +61,14 @@ def sweep_file(tiny_recipe: Callable[..., Tree], tmp_path: Path) -> Path:
 
 KILLED = """
 import os, signal
-import adasap.sharpness.gradients
+import adasap.sharpness.passes
 from adasap.cli.main import main
-step, calls = adasap.sharpness.gradients._Step, 0
+step, calls = adasap.sharpness.passes.Step, 0
 make = step._pass
 def killing(self):
     global calls
     calls += 1
-    if calls == 26:  # past the eight passes of the dense model, in the pruning steps of the first run
+    if calls == 17:  # past the eight steps of the dense model, in the pruning steps of the first run
         os.kill(os.getpid(), signal.SIGKILL)
     return make(self)
 step._pass = killing
@@ -133,24 +133,24 @@ def test_on_a_cluster_a_killed_worker_is_replaced_and_the_numbers_are_the_same(
     def killed_once(cell: Cell, out: Path) -> None:
         import signal
 
-        from adasap.sharpness import gradients
+        from adasap.sharpness import passes
 
-        marker, make, calls = out / f"killed-{cell.run}", gradients._Step._pass, []
+        marker, make, calls = out / f"killed-{cell.run}", passes.Step._pass, []
         if cell.run == "broken":
             os.kill(os.getpid(), signal.SIGKILL)  # again and again
 
         def killing(step: Any) -> Any:
             calls.append(step)
-            if cell.run == "adasap" and len(calls) == 17 and not marker.exists():
+            if cell.run == "adasap" and len(calls) == 9 and not marker.exists():
                 marker.touch()
                 os.kill(os.getpid(), signal.SIGKILL)
             return make(step)
 
-        gradients._Step._pass = killing
+        passes.Step._pass = killing
         try:
             run_cell(cell, out)
         finally:
-            gradients._Step._pass = make
+            passes.Step._pass = make
 
     cells = [cell for cell in expand(read_sweep(sweep_file), tmp_path) if cell.seed == 0]
     out, here = tmp_path / "cluster", tmp_path / "here"
