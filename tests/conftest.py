@@ -17,6 +17,7 @@ CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Tests of real data, of weights and of a browser say what they miss instead of failing on a stranger's machine."""
+    items.sort(key=lambda item: item.path.name != "test_training_resume.py")  # the longest first: nobody waits for them
     if CHROMIUM is None:
         for item in items:
             if item.get_closest_marker("browser"):
