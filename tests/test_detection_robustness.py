@@ -11,7 +11,10 @@ import torch
 from torch import Tensor, nn
 from typer.testing import CliRunner, Result
 
+import adasap
 from adasap.cli import app
+from adasap.cli.evaluation_detection import labelled_as
+from adasap.cli.models import open_named
 from adasap.corruptions import corrupt
 from adasap.data import DataSource, PreparationTime, Target, open_detection_dataset
 from adasap.errors import DataError
@@ -236,6 +239,26 @@ def test_the_command_line_evaluates_a_detector_and_goes_on(tree: Path, tmp_path:
     assert isinstance(few.exception, DataError)
     assert "20 classes" in str(few.exception)
     assert "answers with 2" in str(few.exception)
+
+
+def test_labels_are_numbered_as_the_model_file_says(tree: Path, tmp_path: Path) -> None:
+    options = {"num_classes": 3, "image_size": 64, "width": 0.25}
+    spec = adasap.ModelSpec("adasap:ssd_mobilenet_v1", options, (3, 64, 64))
+
+    def labels(*classes: str) -> list[int]:
+        adasap.save(tmp_path / "model", adasap.open_model(spec), spec=spec, metadata={"classes": classes})
+        source = SuiteSource("clean", DataSource("voc", str(tree)))
+        (named,) = labelled_as(open_named(str(tmp_path / "model"), None), {"clean": source}).values()
+        return open_detection_suite("clean", named).images.annotations.labels.tolist()
+
+    command = ["evaluate", str(tmp_path / "model"), "--data", f"voc:{tree}"]
+    assert labels("dog", "cat") == [1, 2] * 4
+    assert labels("cat", "dog") == [2, 1] * 4
+    run = CliRunner().invoke(app, command)
+    assert run.exit_code == 0, run.output
+    assert "2 classes" in run.output
+    assert labels("zebra", "gnu") == []
+    assert "no object of the detector's classes (zebra, gnu" in str(CliRunner().invoke(app, command).exception)
 
 
 def test_tables_say_what_the_functions_say() -> None:

@@ -133,6 +133,8 @@ def test_a_run_leaves_a_model_a_page_and_both_latencies(tmp_path: Path) -> None:
     assert "images to boxes" in (tmp_path / "shapes" / "summary.md").read_text()
     assert (tmp_path / "shapes" / "report.html").is_file()
     loaded = adasap.load(tmp_path / "shapes" / "model.safetensors")
+    named = adasap.export.read_header(tmp_path / "shapes" / "model.safetensors").metadata["classes"]
+    assert named == ["disc", "square", "triangle"]
     picture = [torch.randn(3, 50, 70)]
     trained = finished.result.model.to(memory_format=torch.contiguous_format)
     for mine, other in zip(trained(picture), loaded(picture), strict=True):

@@ -10,7 +10,7 @@ import typer
 from rich.console import Console
 
 from adasap.cli.evaluation import Evaluation, processes
-from adasap.cli.evaluation_detection import DetectionEvaluation
+from adasap.cli.evaluation_detection import DetectionEvaluation, labelled_as
 from adasap.cli.models import (
     MeanOption,
     ModelArgument,
@@ -71,7 +71,7 @@ def evaluate(
     asked, loading = {"model": model, "data": data, "limit": limit, "seed": seed}, Loading(batch, workers)
     evaluation: Evaluation
     if any(has_boxes(source) for source in sources.values()):
-        with_boxes = [open_detection_suite(name, source) for name, source in sources.items()]
+        with_boxes = [open_detection_suite(name, source) for name, source in labelled_as(opened, sources).items()]
         chosen = [one.sampled(limit, seed=seed) if limit else one for one in with_boxes]
         evaluation = DetectionEvaluation(opened, chosen, loading, asked, coco=coco)
     else:

@@ -3,16 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from adasap.cli.evaluation import Evaluation
+from adasap.cli.models import OpenedModel
 from adasap.errors import DataError
 from adasap.models.detector import count_classes
 from adasap.report import Table
 from adasap.report.detection_table import cell_table, detection_tables
-from adasap.robustness import DetectionSuite, SuiteResult
+from adasap.robustness import DetectionSuite, SuiteResult, SuiteSource
 from adasap.tasks.detection import DetectionTask
+
+
+def labelled_as(opened: OpenedModel, sources: Mapping[str, SuiteSource]) -> dict[str, SuiteSource]:
+    """The sources with labels numbered as the detector's are: by the class names in its file, if it holds any."""
+    classes = opened.header.metadata.get("classes") if opened.header is not None else None
+    if not classes:
+        return dict(sources)
+    return {
+        name: replace(source, data=replace(source.data, classes=tuple(classes)))
+        if source.data is not None and source.data.kind in ("voc", "coco")
+        else source
+        for name, source in sources.items()
+    }
 
 
 @dataclass(frozen=True)
@@ -29,13 +43,19 @@ class DetectionEvaluation(Evaluation):
         """The task, after one forward pass.
 
         Raises:
-            DataError: If the model is no detector or has fewer classes than the data, or suites name other classes.
+            DataError: If the model is no detector or has fewer classes than the data, or suites name other classes
+                or hold no object of them.
         """
         spec, classes = self.opened.spec, self._detection_suites()[0].images.classes
         found = count_classes(self.opened.model, spec.input_size) - 1
         for suite in self._detection_suites():
             if suite.images.classes != classes:
                 raise DataError(f"suite {suite.name!r} has other classes than the first; evaluate it by itself")
+            if not len(suite.images.annotations.labels):
+                raise DataError(
+                    f"suite {suite.name!r} holds no object of the detector's classes ({', '.join(classes[:4])}, ...); "
+                    f"give data with these names ({suite.images.summary()})"
+                )
         if found < len(classes):
             raise DataError(
                 f"the data have {len(classes)} classes ({', '.join(classes[:4])}, ...), the detector answers with "

@@ -43,12 +43,13 @@ from adasap.training import Data, Record, derived_seed, is_main_process
 
 @dataclasses.dataclass(frozen=True)
 class FinishedRun:
-    """What a run left behind."""
+    """What a run left behind; `classes` are the names that a detector's labels 1, 2, ... stand for."""
 
     folder: Path
     result: Result
     profiles: dict[str, Profile]
     seconds: float
+    classes: tuple[str, ...] = ()
 
 
 def open_data(recipe: AnyRecipe, *, kept_suites: Path | None = None) -> Data:
@@ -153,7 +154,8 @@ def run_recipe(
         images=images,
         seconds=0.0 if brief else 2.0,
     )
-    finished = FinishedRun(folder, result, profiles, time.perf_counter() - started)
+    classes = data.train.classes if isinstance(recipe, DetectionRecipe) else ()
+    finished = FinishedRun(folder, result, profiles, time.perf_counter() - started, classes)
     if brief:
         _finish_folder(finished, recipe, command)
         return finished
@@ -191,13 +193,14 @@ def _finish_folder(run: FinishedRun, recipe: AnyRecipe, command: str) -> None:
     scores = {
         stage: {suite: scores.mean for suite, scores in suites.items()} for stage, suites in result.stages.items()
     }
+    metadata = {"recipe": recipe.name, "scores": scores["fine-tuned"]}
     save(
         run.folder / "model.safetensors",
         result.model,
         spec=dataclasses.replace(recipe.model, weights=None, backbone_weights=None),
         plan=result.plan,
         groups=result.dense_groups,
-        metadata={"recipe": recipe.name, "scores": scores["fine-tuned"]},
+        metadata={**metadata, "classes": list(run.classes)} if run.classes else metadata,
     )
     summary = {
         "name": recipe.name,
