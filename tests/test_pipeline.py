@@ -22,6 +22,7 @@ from adasap.errors import BudgetError, CheckpointError, RecipeError, TrainingErr
 from adasap.groups import ChannelGroup, trace_groups
 from adasap.models import open_model
 from adasap.pruning import Budget, MACs, ranking_classes, select_channels
+from adasap.robustness import SuiteResult, evaluate_suite
 from adasap.training import CompressionRun, PruneRecord, Record, StepRecord, as_dict
 
 Tree = dict[str, Any]
@@ -292,6 +293,24 @@ def test_recalibration_makes_the_statistics_those_of_the_first_batches(tiny_reci
     }
     assert losses[0, "pruned"] == losses[0, "recalibrated"]
     assert losses[4, "pruned"] != losses[4, "recalibrated"]
+
+
+def test_a_stage_that_changes_nothing_is_not_evaluated_again(
+    tiny_recipe: TinyRecipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    evaluated: list[SuiteResult] = []
+
+    def counted(*given: Any) -> SuiteResult:
+        evaluated.append(evaluate_suite(*given))
+        return evaluated[-1]
+
+    monkeypatch.setattr("adasap.training.run.evaluate_suite", counted)
+    nothing_cut = {"epochs": 0, "budget": {"macs": 1.0}, "schedule": "one_shot", "recalibration_batches": 0}
+    result = compress(tiny_recipe(warm_up={"epochs": 0}, pruning=nothing_cut))
+    stages = list(result.stages.values())
+    assert len(evaluated) == 2 * len(stages[0])  # dense and fine-tuned
+    assert all(torch.equal(stage["clean"].per_image(), stages[0]["clean"].per_image()) for stage in stages[:-1])
+    assert stages[-1]["clean"].metrics != stages[0]["clean"].metrics
 
 
 def test_clipping_bounds_every_update(tiny_recipe: TinyRecipe) -> None:

@@ -25,7 +25,7 @@ from adasap.training.data import Data
 from adasap.training.event import cut_, mask_
 from adasap.training.feasible import require_divisible, require_feasible
 from adasap.training.folder import RunFolder
-from adasap.training.identity import identity
+from adasap.training.identity import digest, identity
 from adasap.training.loop import Trainer
 from adasap.training.opening import open_state, require_same_run
 from adasap.training.options import Compression
@@ -80,6 +80,7 @@ class CompressionRun:
             self.scoring.try_gathering()
             require_divisible(config, self.first_batches, self.runtime.world_size)
         self.stages = self.folder.stages
+        self._scored: dict[str, dict[str, SuiteResult]] = {}
         if self.runtime.is_main:
             self.folder.open_for_writing()
         self.trainer = Trainer(
@@ -188,7 +189,11 @@ class CompressionRun:
             model = self.state.model
             self.runtime.average_buffers_(model)
         model = model.to(self.runtime.device)
-        results = {s.name: evaluate_suite(model, self.task, s, self.runtime.device) for s in self.data.suites}
+        weights = digest(model.state_dict().values())
+        if weights not in self._scored:  # a stage that changes nothing, such as a warm-up of no epochs, costs nothing
+            found = {s.name: evaluate_suite(model, self.task, s, self.runtime.device) for s in self.data.suites}
+            self._scored = {weights: found}
+        results = self._scored[weights]
         if self.config.training.keep_stages:
             plan = {"plan": None if stage == "dense" else self.state.plan.to_json()}
             self.folder.write_weights(stage, model.state_dict(), plan)
