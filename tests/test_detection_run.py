@@ -4,6 +4,7 @@ import copy
 import json
 import shutil
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -142,6 +143,17 @@ def test_a_run_leaves_a_model_a_page_and_both_latencies(tmp_path: Path) -> None:
     dense = tiny(model={"weights": str(tmp_path / "dense.safetensors")})
     adasap.save(tmp_path / "dense.safetensors", open_model(recipe.model), spec=recipe.model)
     open_model(parse_recipe(dense).model)  # a dense model's file gives weights
+
+
+def test_weights_of_a_detector_with_another_order_of_classes_are_refused(tmp_path: Path) -> None:
+    weights = {"model": {"weights": str(tmp_path / "dense.safetensors")}}
+    spec = parse_recipe(tiny()).model
+    for classes, works in {("disc", "square", "triangle"): True, ("square", "disc", "triangle"): False}.items():
+        adasap.save(tmp_path / "dense.safetensors", open_model(spec), spec=spec, metadata={"classes": classes})
+        recipe = parse_recipe(tiny(**weights))
+        data = open_data(recipe)
+        with nullcontext() if works else pytest.raises(DataError, match="numbers the classes square, disc"):
+            check_classes(open_model(recipe.model), recipe, data)
 
 
 @pytest.mark.slow

@@ -8,7 +8,8 @@ from torch import Tensor, nn
 from adasap.config import DetectionRecipe
 from adasap.data import DetectionBatch, DetectionImages
 from adasap.data.source import open_detection_dataset
-from adasap.errors import DataError
+from adasap.errors import DataError, ModelFileError
+from adasap.export import read_header
 from adasap.models.detector import count_classes
 from adasap.robustness import DetectionSuite, SuiteSource, open_detection_suite
 from adasap.tasks import DetectionTask, Task
@@ -49,7 +50,8 @@ def check_detector(model: nn.Module, recipe: DetectionRecipe, data: Data) -> Non
     """One forward pass: the detector must answer with every class of the data and with the background.
 
     Raises:
-        DataError: If it does not, works at another size than `model.input_size`, or is no detector.
+        DataError: If it does not, works at another size than `model.input_size`, is no detector, or starts from the
+            weights of one that numbers the same classes in another order.
     """
     wanted = data.train.num_classes + 1
     found = count_classes(model, recipe.model.input_size)
@@ -64,6 +66,21 @@ def check_detector(model: nn.Module, recipe: DetectionRecipe, data: Data) -> Non
             f"{recipe.model.builder} works at {side} x {side} pixels, model.input_size says "
             f"{recipe.model.input_size[1]} x {recipe.model.input_size[2]}; set one of it and model.options.image_size"
         )
+    before = _classes_in(recipe.model.weights)
+    if before != data.train.classes and sorted(before) == sorted(data.train.classes):
+        names = ", ".join(before)
+        raise DataError(
+            f"{recipe.model.weights} numbers the classes {names}, data.train {', '.join(data.train.classes)}; set "
+            f"`classes: [{names}]` for data.train and data.test"
+        )
+
+
+def _classes_in(weights: str | None) -> tuple[str, ...]:
+    """The class names in a model file; none in a plain file of weights."""
+    try:
+        return tuple(read_header(weights).metadata.get("classes", ())) if weights is not None else ()
+    except ModelFileError:
+        return ()
 
 
 def timed_images(recipe: DetectionRecipe, task: Task[DetectionBatch]) -> list[Tensor]:
