@@ -34,8 +34,8 @@ from adasap.tasks import ClassificationTask
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS, PAGE = ROOT / "results" / "imagenet_removal.json", ROOT / "docs" / "results-imagenet-removal.md"
 CRITERIA = (
-    *("random", "l1", "l2", "fpgm", "lamp", "norm_scale", "activation_mean", "apoz"),
-    *("taylor", "taylor_norm", "taylor2", "fisher", "hutchinson"),
+    *("random", "l1", "l2", "taylor", "norm_scale", "fpgm", "lamp", "fisher"),
+    *("taylor2", "taylor_norm", "activation_mean", "apoz", "hutchinson"),
 )
 KEPT = (0.9, 0.8, 0.7)
 SHARPNESS_OF = ("l2", "taylor")
@@ -154,7 +154,7 @@ def page(kept: dict[str, Any]) -> list[str]:
 
 def _accuracies(accuracy: dict[str, Any]) -> Table:
     def interval(right: str) -> str:
-        return str(bootstrap_mean(100 * torch.tensor([float(digit) for digit in right])))
+        return f"{bootstrap_mean(100 * torch.tensor([float(digit) for digit in right])):.2f}"
 
     rows = [["none (dense)", "1.00", "1.00", interval(accuracy["dense"]["right"]), ""]]
     for name, row in accuracy.items():
