@@ -142,6 +142,9 @@ def page(kept: dict[str, Any]) -> list[str]:
         "## Right after the cut",
         str(_accuracies(kept["accuracy"])),
     ]
+    missing = [name for name in CRITERIA if any(f"{name}/{share}" not in kept["accuracy"] for share in KEPT)]
+    if missing:
+        parts += [f"Not run to the end yet: {', '.join(missing)}; the damage of single channels comes after them."]
     if kept["sharpness"]:
         said = (
             f"The loss over {IMAGES} of the 250 photos and its worst rise in a ball (5 steps, m = 32), norms renewed:"
