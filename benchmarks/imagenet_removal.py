@@ -23,12 +23,14 @@ from files import write_json, write_page
 from torch import Tensor, nn
 
 import adasap
-from adasap.analysis import Objective, Subject, channel_removals, rank_correlation, some_channels, worst_case_sharpness
+from adasap.analysis import AnalysisOptions, Objective, Subject, analyze, channel_summary, worst_case_sharpness
+from adasap.analysis.options import ChannelOptions
 from adasap.data import DataSource, open_dataset
 from adasap.groups import trace_groups
 from adasap.report import Table
 from adasap.robustness import bootstrap_mean
 from adasap.sharpness import recalibrate_
+from adasap.sharpness.options import Geometry
 from adasap.tasks import ClassificationTask
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -39,6 +41,7 @@ CRITERIA = (
 )
 KEPT = (0.9, 0.8, 0.7)
 SHARPNESS_OF = ("l2", "taylor")
+BALLS: tuple[tuple[Geometry, float], ...] = (("euclidean", 0.05), ("elementwise", 0.5))
 CHANNELS, IMAGES = 200, 64
 EXAMPLE = torch.zeros(1, 3, 224, 224)
 
@@ -95,7 +98,7 @@ def main() -> None:
             if criterion in SHARPNESS_OF:
                 keep("sharpness", name, sharpness(Objective(renewed, few.batches, task.loss)))
     if not kept["removal"]:
-        keep("removal", "dense", removal(few, batches(seen, 25)))
+        keep("removal", "dense", removal(few))
 
 
 def right(model: nn.Module, batches: Iterator[Batch]) -> str:
@@ -107,29 +110,19 @@ def right(model: nn.Module, batches: Iterator[Batch]) -> str:
 def sharpness(objective: Objective) -> dict[str, float]:
     """Mean loss, and its worst rise in two balls, five steps, m = 32."""
     found = {"loss": objective.losses().mean().item()}
-    for geometry, radius in (("euclidean", 0.05), ("elementwise", 0.5)):
-        (rise,) = worst_case_sharpness(objective, [radius], geometry=geometry, steps=5)  # type: ignore[arg-type]
+    for geometry, radius in BALLS:
+        (rise,) = worst_case_sharpness(objective, [radius], geometry=geometry, steps=5)
         found[f"{geometry} {radius}"] = rise.n_step.mean().item()
     return found
 
 
-def removal(objective: Objective, batches: Iterator[Batch]) -> dict[str, Any]:
+def removal(objective: Objective) -> list[dict[str, Any]]:
     """Exact damage, slope and curvature of a part of the channels, and every criterion's score of the same."""
-    groups = trace_groups(objective.model, EXAMPLE)
-    chosen = some_channels(groups, CHANNELS)
-    removals = channel_removals(objective, groups, channels=chosen)
-    subject = Subject(Objective(objective.model, batches, objective.loss), groups)
-    scores = {}
-    for criterion in CRITERIA:
-        by_group = subject.importance(criterion, len(subject.objective.batches))
-        scores[criterion] = [by_group[group][channel].item() for group, channel in chosen]
-    return {
-        "channels": [list(channel) for channel in chosen],
-        "damage": removals.damage.tolist(),
-        "slope": removals.slope.tolist(),
-        "curvature": removals.curvature.tolist(),
-        "scores": scores,
-    }
+    options = AnalysisOptions(channels=ChannelOptions(criteria=CRITERIA, most=CHANNELS))
+    subject = Subject(objective, trace_groups(objective.model, EXAMPLE))
+    models = analyze({"dense": subject}, options, only=["channels"])["models"]
+    rows: list[dict[str, Any]] = models["dense"]["channels"]["channels"]["rows"]
+    return rows
 
 
 def page(kept: dict[str, Any]) -> list[str]:
@@ -172,35 +165,21 @@ def _sharpness(sharpness: dict[str, Any]) -> Table:
     return Table(header, [[name, *(f"{value:.3f}" for value in row.values())] for name, row in sharpness.items()])
 
 
-def _damage(found: dict[str, Any]) -> list[str]:
-    damage, predicted = found["damage"], [s + c / 2 for s, c in zip(found["slope"], found["curvature"], strict=True)]
-    rows = [
-        [name, f"{rank_correlation(damage, values):+.2f}", f"{_within(found['channels'], damage, values):+.2f}"]
-        for name, values in [
-            *found["scores"].items(),
-            ("slope towards removal", found["slope"]),
-            ("curvature towards removal", found["curvature"]),
-            ("slope + curvature / 2", predicted),
-        ]
+def _damage(rows: list[dict[str, Any]]) -> list[str]:
+    damage = [row["damage"] for row in rows if row["damage"] is not None]
+    correlations = channel_summary(rows)["correlations"]["damage"]
+    cells = [
+        [name, *("" if value is None else f"{value:+.2f}" for value in (found["pooled"], found["within"]))]
+        for name, found in correlations.items()
     ]
     harmless = sum(value <= 0 for value in damage)
     said = (
         f"Exact damage (loss without the channel minus loss, {IMAGES} photos) of {len(damage)} channels drawn from\n"
         f"all: median {median(damage):.4f}, largest {max(damage):.3f}; without {harmless} of them the loss is lower.\n"
-        "Spearman's rank correlation of it with what a criterion says, over all channels and within groups\n"
-        "(mean weighted by channels):"
+        "Spearman's rank correlation of it with what a criterion says of the same photos, over all channels and\n"
+        "within groups (mean weighted by channels):"
     )
-    return [said, str(Table(["score", "all channels", "within groups"], rows))]
-
-
-def _within(channels: list[list[Any]], first: list[float], second: list[float]) -> float:
-    total, weight = 0.0, 0
-    for group in dict.fromkeys(name for name, _ in channels):
-        places = [place for place, (name, _) in enumerate(channels) if name == group]
-        found = rank_correlation([first[p] for p in places], [second[p] for p in places])
-        if found is not None:
-            total, weight = total + found * len(places), weight + len(places)
-    return total / weight
+    return [said, str(Table(["score", "all channels", "within groups"], cells))]
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ import copy
 import dataclasses
 import json
 import time
+from collections.abc import Mapping
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -156,18 +157,22 @@ def run_recipe(
     )
     classes = data.train.classes if isinstance(recipe, DetectionRecipe) else ()
     finished = FinishedRun(folder, result, profiles, time.perf_counter() - started, classes)
-    if brief:
-        _finish_folder(finished, recipe, command)
-        return finished
-    models = {"dense": dense.to(data.example_inputs.device), "compressed": result.model.cpu()}
-    suites = [suite for suite in data.suites if isinstance(suite, ImageSuite)]
-    if suites:
-        save_examples(folder, models, task, suites, data.train.classes, data.example_inputs.device)
-    if with_boxes := [suite for suite in data.suites if isinstance(suite, DetectionSuite)]:
-        save_detections(folder, models, task, with_boxes, data.example_inputs.device)
+    if not brief:
+        _save_pictures(folder, {"dense": dense, "compressed": result.model}, task, data)
     _finish_folder(finished, recipe, command)
-    write_page(compare_runs([read_run(folder)]), folder)
+    if not brief:
+        write_page(compare_runs([read_run(folder)]), folder)
     return finished
+
+
+def _save_pictures(folder: Path, models: Mapping[str, torch.nn.Module], task: Task[Any], data: Data) -> None:
+    """What the page shows of the suites: images with answers, or with boxes."""
+    device = data.example_inputs.device
+    placed = {name: model.to(device) for name, model in models.items()}
+    if labelled := [suite for suite in data.suites if isinstance(suite, ImageSuite)]:
+        save_examples(folder, placed, task, labelled, data.train.classes, device)
+    if with_boxes := [suite for suite in data.suites if isinstance(suite, DetectionSuite)]:
+        save_detections(folder, placed, task, with_boxes, device)
 
 
 def export_weights(model: torch.nn.Module, path: Path) -> None:
