@@ -106,7 +106,7 @@ AGREE = "Spearman's rank correlation between measures over the {} fine-tuned mod
 ACCURACY = (
     "Spearman's rank correlation of each measure with accuracy on test images, over the {} fine-tuned models, and\n"
     "the mean over seeds of the correlation among the runs of one seed, which share a dense model. Negative: the\n"
-    "flatter model is the more accurate one. With so few models a coefficient below a half is nothing:"
+    "flatter model is the more accurate one. Over 16 models chance gives 0.5 in one case of twenty:"
 )
 
 
