@@ -40,7 +40,7 @@ from adasap.sharpness import PerturbationOptions, StepForm, sharpness_aware_grad
 from adasap.tasks import part_of
 from adasap.training import Perturber, SharpnessOptions
 
-SETTINGS = {"resnet20": (cifar_resnet20, 128, 32, 10), "resnet50": (torchvision.models.resnet50, 8, 96, 1000)}
+SETTINGS = {"resnet20": (cifar_resnet20, 128, 32, 10), "resnet50": (torchvision.models.resnet50, 32, 96, 1000)}
 RATE = {"lr": 1e-3, "momentum": 0.9, "weight_decay": 1e-4}
 NORMS = PerturbationOptions(norm_only=True)
 FORMS = {
