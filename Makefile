@@ -14,8 +14,8 @@ demo: $(VENV)/.demo  ## compress a small model on handwritten digits, about five
 test: $(VENV)/.test  ## all tests
 	$(PYTEST)
 
-test-fast: $(VENV)/.test  ## the tests that take a few seconds at most
-	$(PYTEST) -m "not slow"
+test-fast: $(VENV)/.test  ## the tests that take a few seconds at most, without the browser
+	$(PYTEST) -m "not slow and not browser"
 
 lint: $(VENV)/.lint  ## ruff and mypy
 	$(BIN)/ruff check .

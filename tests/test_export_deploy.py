@@ -53,7 +53,11 @@ def run_torch_export(path: Path, images: Tensor) -> Tensor:
 
 
 @pytest.mark.parametrize(
-    ("to", "suffix", "run"), [("onnx", "onnx", run_onnx), ("torch-export", "pt2", run_torch_export)]
+    ("to", "suffix", "run"),
+    [
+        pytest.param("onnx", "onnx", run_onnx, marks=pytest.mark.slow),
+        ("torch-export", "pt2", run_torch_export),
+    ],
 )
 def test_a_pruned_model_computes_the_same_in_its_runtime(
     pruned: tuple[Path, nn.Module, nn.Module], tmp_path: Path, to: str, suffix: str, run: Any
@@ -247,6 +251,7 @@ def test_a_missing_package_names_the_extra(tmp_path: Path, monkeypatch: pytest.M
         export_model(nn.Linear(4, 3), torch.zeros(1, 4), tmp_path / "net.onnx", to="onnx")
 
 
+@pytest.mark.slow
 def test_a_refused_export_ends_the_command_with_a_sentence(tmp_path: Path) -> None:
     net = adasap.open_model(adasap.ModelSpec("adasap:digits_net"))
     weights, out = tmp_path / "zeros.safetensors", tmp_path / "net.pt2"
