@@ -265,7 +265,12 @@ def test_the_tables_by_hand(written: Callable[..., Path], tmp_path: Path) -> Non
 
 @pytest.mark.parametrize(
     ("value", "p", "words"),
-    [(0.02, 0.01, ": a is ahead."), (-0.02, 0.049, ": b is ahead."), (0.02, 0.06, ": no difference that these")],
+    [
+        (0.02, 0.0001, " p < 0.001, 3 seeds: a is ahead."),
+        (0.02, 0.01, " p = 0.010, 3 seeds: a is ahead."),
+        (-0.02, 0.049, ": b is ahead."),
+        (0.02, 0.06, ": no difference that these"),
+    ],
 )
 def test_the_verdict_follows_the_sign_and_p(value: float, p: float, words: str) -> None:
     row = {"run": "a", "baseline": "b", "value": value, "low": -1.0, "high": 1.0, "p": p, "seeds": 3}

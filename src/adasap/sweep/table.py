@@ -48,7 +48,8 @@ def primary_line(results: SweepResults) -> str:
         verdict = "no difference that these seeds show"
     else:
         verdict = f"{row['run'] if row['value'] > 0 else row['baseline']} is ahead"
-    return f"{what}: {_points(row)} points, p = {_p(row['p'])}, {row['seeds']} seeds: {verdict}."
+    p = f"p = {_p(row['p'])}".replace("= <", "<")
+    return f"{what}: {_points(row)} points, {p}, {row['seeds']} seeds: {verdict}."
 
 
 def means_table(results: SweepResults) -> Table:
