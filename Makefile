@@ -2,8 +2,10 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
-# one thread each: processes that share cores run the same tests in two thirds of the time
-PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist worksteal
+# one thread each: processes that share cores run the same tests in two thirds of the time; one more than there are
+# cores, since some tests wait for processes of their own
+WORKERS := $(shell $(PYTHON) -c 'import os; print(min(4, 1 + (os.cpu_count() or 1)))')
+PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
 INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
 .PHONY: demo test test-fast lint docs clean
@@ -11,10 +13,14 @@ INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check -c co
 demo: $(VENV)/.demo  ## compress a small model on handwritten digits, about five minutes
 	$(BIN)/adasap demo
 
+# where the processor has AVX-512, whole runs are made once more as one without it computes them
 test: $(VENV)/.test  ## all tests
 	$(PYTEST)
+	@$(BIN)/python -W ignore -c 'import sys; from adasap import processor; sys.exit(not processor.has("avx512"))' || \
+		{ echo "no AVX-512 here: the tests above ran as on most laptops"; exit 0; }; \
+		ONEDNN_MAX_CPU_ISA=AVX2 ATEN_CPU_CAPABILITY=avx2 $(PYTEST) tests/test_pipeline.py tests/test_training_resume.py
 
-test-fast: $(VENV)/.test  ## the tests that take a few seconds at most, without the browser
+test-fast: $(VENV)/.test  ## the tests that take a second or two, without the browser
 	$(PYTEST) -m "not slow and not browser"
 
 lint: $(VENV)/.lint  ## ruff and mypy

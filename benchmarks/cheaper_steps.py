@@ -32,28 +32,28 @@ import torchvision
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from adasap.export import atomic_write
 from adasap.groups import ChannelGroup, trace_groups
+from adasap.io import atomic_write
 from adasap.memory import kept_memory
 from adasap.models.cifar_resnet import cifar_resnet20
-from adasap.sharpness import PerturbationOptions, StepForm, sharpness_aware_gradients
+from adasap.sharpness import StepForm, sharpness_aware_gradients
 from adasap.tasks import part_of
 from adasap.training import Perturber, SharpnessOptions
 
 SETTINGS = {"resnet20": (cifar_resnet20, 128, 32, 10), "resnet50": (torchvision.models.resnet50, 32, 96, 1000)}
 RATE = {"lr": 1e-3, "momentum": 0.9, "weight_decay": 1e-4}
-NORMS = PerturbationOptions(norm_only=True)
+NORMS: dict[str, dict[str, Any]] = {"norm_only": {}}
 FORMS = {
     "plain": SharpnessOptions(kind="plain"),
     "exact": SharpnessOptions(),
     "subbatch: 0.5": SharpnessOptions(form=StepForm(subbatch=0.5)),
     "subbatch: 0.25": SharpnessOptions(form=StepForm(subbatch=0.25)),
-    "norm_only": SharpnessOptions(perturbation=NORMS),
-    "norm_only, subbatch: 0.25": SharpnessOptions(perturbation=NORMS, form=StepForm(subbatch=0.25)),
-    "stale": SharpnessOptions(form=StepForm(direction="stale")),
-    "stale, norm_only": SharpnessOptions(perturbation=NORMS, form=StepForm(direction="stale")),
-    "removal: attenuate": SharpnessOptions(form=StepForm(direction="removal")),
-    "removal: drop": SharpnessOptions(form=StepForm(direction="removal", removal="drop")),
+    "norm_only": SharpnessOptions(variants=NORMS),
+    "norm_only, subbatch: 0.25": SharpnessOptions(variants=NORMS, form=StepForm(subbatch=0.25)),
+    "stale": SharpnessOptions(variants={"stale": {}}),
+    "stale, norm_only": SharpnessOptions(variants=NORMS | {"stale": {}}),
+    "removal: attenuate": SharpnessOptions(variants={"removal": {}}),
+    "removal: drop": SharpnessOptions(variants={"removal": {"how": "drop"}}),
 }
 """Forms whose every step is alike."""
 

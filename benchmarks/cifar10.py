@@ -16,11 +16,12 @@ from typing import Any
 
 from rich.console import Console
 
-from adasap.cli.runs import run_recipe
-from adasap.config import read_recipe
-from adasap.export import atomic_write
+from adasap.evaluation import SuiteResult
+from adasap.evaluation.statistics import Interval, bootstrap_mean, paired_difference
+from adasap.experiments.compress import run_recipe
+from adasap.experiments.recipe import read_recipe
+from adasap.io import atomic_write
 from adasap.report import Table
-from adasap.robustness import Interval, SuiteResult, bootstrap_mean, paired_difference
 
 ROOT = Path(__file__).parents[1]
 RECIPES = ROOT / "recipes" / "cifar10"

@@ -23,9 +23,10 @@ import torch
 from cifar10 import RUNS
 from files import write_json, write_page
 
+from adasap.evaluation import CLEAN, Cell, SuiteResult, group_accuracies
+from adasap.evaluation.metrics import cell_accuracies
+from adasap.evaluation.statistics import bootstrap_mean, paired_difference
 from adasap.report import Table
-from adasap.robustness import SuiteResult, bootstrap_mean, group_accuracies, paired_difference
-from adasap.robustness.metrics import cell_accuracies
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS, PAGE = ROOT / "results" / "cifar10_corrupted.json", ROOT / "docs" / "results-cifar10-corrupted.md"
@@ -70,8 +71,8 @@ def summary(evaluation: dict[str, Any]) -> dict[str, Any]:
     return {
         "environment": evaluation["environment"],
         "timings": evaluation["timings"],
-        "clean": {"metrics": clean.metrics["clean"], "right": "".join(str(int(score)) for score in clean.per_image())},
-        "corrupted": {"metrics": corrupted.metrics, "right_of_75": [int(cells) for cells in right]},
+        "clean": {"metrics": clean.metrics[CLEAN], "right": "".join(str(int(score)) for score in clean.per_image())},
+        "corrupted": {"metrics": corrupted.to_json()["cells"], "right_of_75": [int(cells) for cells in right]},
     }
 
 
@@ -121,7 +122,8 @@ def _means(results: dict[str, Any], corrupted: dict[str, torch.Tensor]) -> Table
 def _groups(results: dict[str, Any]) -> Table:
     rows = []
     for name, result in results.items():
-        groups = group_accuracies(cell_accuracies(result["corrupted"]["metrics"]))
+        cells = {Cell.parse(cell): found for cell, found in result["corrupted"]["metrics"].items()}
+        groups = group_accuracies(cell_accuracies(cells))
         rows.append([name, *(f"{100 * accuracy:.2f}" for accuracy in groups.values())])
     return Table(["model", *groups], rows)
 

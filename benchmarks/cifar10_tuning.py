@@ -19,10 +19,11 @@ from cifar10 import RECIPES, ROOT, percent, points
 from files import write_json, write_page
 from rich.console import Console
 
-from adasap.cli.runs import run_recipe
-from adasap.config import read_recipe
+from adasap.evaluation import SuiteResult
+from adasap.evaluation.statistics import bootstrap_mean, paired_difference
+from adasap.experiments.compress import run_recipe
+from adasap.experiments.recipe import read_recipe
 from adasap.report import Table
-from adasap.robustness import SuiteResult, bootstrap_mean, paired_difference
 
 RESULTS = ROOT / "results" / "cifar10_tuning.json"
 PAGE = ROOT / "docs" / "results-cifar10-tuning.md"

@@ -35,7 +35,7 @@ import torch
 from files import write_json
 from torch import Tensor
 
-from adasap.corruptions import BENCHMARK, NUM_SEVERITIES, VALIDATION, corrupt, corruption_names
+from adasap.corruptions import BENCHMARK, CORRUPTIONS, NUM_SEVERITIES, VALIDATION, corrupt
 from adasap.memory import kept_memory
 
 IMAGES = {224: 16, 32: 256}
@@ -168,7 +168,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
     torch.set_num_threads(options.cores)
-    names = [name for name in options.only if name in corruption_names()]
+    names = [name for name in options.only if name in CORRUPTIONS]
     print("side  corruption            adasap      peer   ratio   (images/s)")
     with kept_memory():
         by_side = {

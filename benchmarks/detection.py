@@ -24,20 +24,16 @@ from typing import Any
 import torch
 from files import write_json, write_page
 
-from adasap.cli.detection import open_detection_task, timed_images
-from adasap.config import DetectionRecipe, read_recipe
 from adasap.corruptions import BENCHMARK
+from adasap.evaluation import CLEAN, Cell, SuiteResult, group_accuracies
+from adasap.evaluation.metrics import cell_accuracies
+from adasap.evaluation.statistics import bootstrap_mean, paired_difference
+from adasap.experiments.compress import open_data, open_task
+from adasap.experiments.recipe import read_recipe
 from adasap.export import load
-from adasap.report import Table, profile_models
-from adasap.robustness import (
-    SuiteResult,
-    bootstrap_mean,
-    group_accuracies,
-    paired_difference,
-    performance,
-    ratio_interval,
-)
-from adasap.robustness.metrics import cell_accuracies
+from adasap.profiling.profile import profile_models
+from adasap.report import Table
+from adasap.tasks.detection.corruption_metrics import performance, ratio_interval
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs" / "results-detection.md"
@@ -85,8 +81,8 @@ def evaluate(name: str, run: str) -> dict[str, Any]:
         "stages": trained["scores"],
         "parameters": trained["profiles"]["compressed"]["parameters"],
         "macs": trained["profiles"]["compressed"]["macs"],
-        "clean": {"metrics": clean.metrics, "images": _rounded(clean)},
-        "corrupted": {"metrics": corrupted.metrics, "images": _rounded(corrupted)},
+        "clean": {"metrics": clean.to_json()["cells"], "images": _rounded(clean)},
+        "corrupted": {"metrics": corrupted.to_json()["cells"], "images": _rounded(corrupted)},
     }
 
 
@@ -102,8 +98,8 @@ def check_floor(name: str, kept: dict[str, Any]) -> None:
 def measure(name: str, runs: list[str]) -> dict[str, Any]:
     """Latency of all models, taking turns: the traced part, and from images to boxes."""
     recipe = read_recipe(ROOT / f"recipes/{name}/{name}_dense.yaml")
-    assert isinstance(recipe, DetectionRecipe)
-    images = timed_images(recipe, open_detection_task(recipe, ()))
+    data = open_data(recipe)
+    images = open_task(recipe, classes=data.train.classes).timed_images(data)
     models = {run: load(ROOT / f"runs/{name}_{run}/model.safetensors").eval() for run in runs}
     example = torch.zeros(1, *recipe.model.input_size)
     profiles = profile_models(models, example, images=images, seconds=20.0)
@@ -150,7 +146,7 @@ def _performance(kept: dict[str, Any]) -> Table:
 
 def _kinds(kept: dict[str, Any]) -> Table:
     kinds = {
-        run: group_accuracies(cell_accuracies(row["corrupted"]["metrics"], "map50"))
+        run: group_accuracies(cell_accuracies(_suite(row, "corrupted").metrics, "map50"))
         for run, row in kept["runs"].items()
     }
     rows = [[run, *(f"{100 * value:.1f}" for value in by.values())] for run, by in kinds.items()]
@@ -181,7 +177,8 @@ def _latency(latency: dict[str, Any]) -> Table:
 
 def _suite(row: dict[str, Any], name: str) -> SuiteResult:
     """One suite with the images' shares of its mean over cells."""
-    return SuiteResult(name, {name: torch.tensor(row[name]["images"], dtype=torch.float64)}, row[name]["metrics"])
+    metrics = {Cell.parse(cell): found for cell, found in row[name]["metrics"].items()}
+    return SuiteResult(name, {CLEAN: torch.tensor(row[name]["images"], dtype=torch.float64)}, metrics)
 
 
 def _rounded(suite: SuiteResult) -> list[float]:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from adasap.export import atomic_write
+from adasap.io import atomic_write
 
 
 def write_json(path: Path, results: Any, *, indent: int | None = 1) -> None:

@@ -11,7 +11,6 @@ Writes results/flatness.json and docs/results-flatness.md.
 from __future__ import annotations
 
 import argparse
-import json
 import subprocess
 import sys
 from itertools import combinations
@@ -21,7 +20,8 @@ from typing import Any
 
 from files import write_json, write_page
 
-from adasap.analysis import rank_correlation
+from adasap.analysis import rank_correlation, read_analysis
+from adasap.experiments.sweep.schema import load_results
 from adasap.report import Table
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -39,13 +39,13 @@ def main() -> None:
     parser.add_argument("--runs", type=Path, default=Path("runs/sweeps"), help="what was given to `adasap sweep --out`")
     parser.add_argument("--out", type=Path, default=Path("runs/flatness"))
     arguments = parser.parse_args()
-    sweep = json.loads((arguments.runs / "digits_flatness" / "sweep.json").read_text())
+    sweep = load_results(arguments.runs / "digits_flatness" / "sweep.json")
     found = []
     for run, cells in sweep["runs"].items():
         for seed, cell in cells["cells"].items():
             out = arguments.out / cell["cell"]
             analyze(arguments.runs / "cells" / cell["cell"], out)
-            models = json.loads((out / "analysis.json").read_text())["models"]
+            models = read_analysis(out / "analysis.json")["models"]
             stages = {stage: measures(models[stage]) for stage in STAGES}
             found.append({"run": run, "seed": int(seed), "scores": cell["scores"], "stages": stages})
             write_json(RESULTS, found)

@@ -26,8 +26,8 @@ from rich.console import Console
 from torch import Tensor, nn
 from torchvision.io import write_jpeg
 
-from adasap.cli.runs import run_recipe
-from adasap.config import read_recipe
+from adasap.experiments.compress import run_recipe
+from adasap.experiments.recipe import read_recipe
 from adasap.models import open_model
 from adasap.report import Table
 

@@ -26,12 +26,12 @@ import adasap
 from adasap.analysis import AnalysisOptions, Objective, Subject, analyze, channel_summary, worst_case_sharpness
 from adasap.analysis.options import ChannelOptions
 from adasap.data import DataSource, open_dataset
+from adasap.evaluation.statistics import bootstrap_mean
 from adasap.groups import trace_groups
 from adasap.report import Table
-from adasap.robustness import bootstrap_mean
 from adasap.sharpness import recalibrate_
 from adasap.sharpness.options import Geometry
-from adasap.tasks import ClassificationTask
+from adasap.tasks.classification.task import ClassificationTask
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS, PAGE = ROOT / "results" / "imagenet_removal.json", ROOT / "docs" / "results-imagenet-removal.md"

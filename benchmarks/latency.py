@@ -27,15 +27,16 @@ from typing import Any
 import numpy as np
 import torch
 from files import write_json, write_page
-from rich.console import Console
 from torch import Tensor, nn
 
-from adasap.cli.latency import write_latency_table
-from adasap.cli.models import OpenedModel
+import adasap
 from adasap.criteria import build_criterion, score
 from adasap.criteria.gathering import collect_evidence
 from adasap.groups import ChannelGroup, prunable, trace_groups
 from adasap.models import ModelSpec, open_model
+from adasap.profiling import LatencyTable
+from adasap.profiling.calibration import Bench, cut_copy, prediction_accuracy
+from adasap.profiling.timing import Setting, TimingOptions
 from adasap.pruning import (
     Budget,
     BudgetOptions,
@@ -45,9 +46,6 @@ from adasap.pruning import (
     select_channels,
     solve_knapsack,
 )
-from adasap.pruning.latency import LatencyTable
-from adasap.pruning.latency.calibration import Bench, cut_copy, prediction_accuracy
-from adasap.pruning.latency.timing import Setting, TimingOptions
 from adasap.report import Table
 from adasap.sharpness import recalibrate_
 
@@ -94,17 +92,17 @@ def accuracy(name: str, batch: int, folder: Path, setting: Setting) -> dict[str,
     """Table, ten random plans, and one knapsack."""
     spec = ModelSpec(f"torchvision:{name}", input_size=(3, 224, 224))
     torch.manual_seed(0)
-    opened = OpenedModel(open_model(spec).eval(), spec, None)
+    model, example = open_model(spec).eval(), torch.zeros(1, 3, 224, 224)
     path = folder / f"{name}-{batch}.json"
     started = time.perf_counter()
-    write_latency_table(opened, path, setting, batch=batch, seconds=15.0, num_plans=0, console=Console())
+    adasap.latency_table(model, path, setting=setting, batch=batch, seconds=15.0, num_plans=0, console=True)
     seconds = time.perf_counter() - started
-    table, inputs = LatencyTable.from_json(path.read_text()), opened.example_inputs.repeat(batch, 1, 1, 1)
-    groups = trace_groups(opened.model, opened.example_inputs)
-    found = prediction_accuracy(table, Bench(opened.model, groups, inputs, setting, OPTIONS), num_plans=NUM_PLANS)
-    scores = score("l2", opened.model, groups)
+    table, inputs = LatencyTable.from_json(path.read_text()), example.repeat(batch, 1, 1, 1)
+    groups = trace_groups(model, example)
+    found = prediction_accuracy(table, Bench(model, groups, inputs, setting, OPTIONS), num_plans=NUM_PLANS)
+    scores = score("l2", model, groups)
     options = BudgetOptions(latency=0.5, latency_table=str(path))
-    cost = build_cost(options, opened.model, groups, inputs[:1])
+    cost = build_cost(options, model, groups, example)
     started = time.perf_counter()
     solved = solve_knapsack(groups, scores, options.of(cost))
     solve_seconds = time.perf_counter() - started
@@ -128,12 +126,11 @@ def accuracy(name: str, batch: int, folder: Path, setting: Setting) -> dict[str,
 def selection(name: str, weights: Path, data: Path, folder: Path, setting: Setting) -> dict[str, Any]:
     """Ranking and knapsack at the same shares of the dense latency."""
     spec = ModelSpec(f"adasap:{name}", input_size=(3, 32, 32), weights=str(weights))
-    model = open_model(spec).eval()
-    opened = OpenedModel(model, spec, None)
+    model, example = open_model(spec).eval(), torch.zeros(1, 3, 32, 32)
     path, batch = folder / f"{name}-16.json", 16
-    write_latency_table(opened, path, setting, batch=batch, seconds=10.0, num_plans=0, console=Console())
-    groups = trace_groups(model, opened.example_inputs)
-    cost = build_cost(BudgetOptions(latency=0.5, latency_table=str(path)), model, groups, opened.example_inputs)
+    adasap.latency_table(model, path, setting=setting, batch=batch, seconds=10.0, num_plans=0, console=True)
+    groups = trace_groups(model, example)
+    cost = build_cost(BudgetOptions(latency=0.5, latency_table=str(path)), model, groups, example)
     plans: dict[str, PruningPlan] = {}
     importance: dict[str, float] = {}
     for criterion in ("l2", "taylor"):
@@ -149,7 +146,7 @@ def selection(name: str, weights: Path, data: Path, folder: Path, setting: Setti
                 importance[title] = sum(float(scores[g][kept].sum()) for g, kept in plan.kept.items()) / whole
             plans |= found
     chosen = [{}, *(plan.widths() for plan in plans.values())]
-    inputs = opened.example_inputs.repeat(batch, 1, 1, 1)
+    inputs = example.repeat(batch, 1, 1, 1)
     dense_ms, *measured = Bench(model, groups, inputs, setting, OPTIONS).measure_ms(chosen)
     rows = {"dense": {"clean": correct(model, data)}}
     for (title, plan), ms in zip(plans.items(), measured, strict=True):

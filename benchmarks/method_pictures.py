@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from adasap import AdaptivePerturbation, PerturbationOptions, UniformPerturbation, adaptive_radius, trace_groups
-from adasap.export import atomic_write
+from adasap.io import atomic_write
 
 IMAGES = Path(__file__).resolve().parents[1] / "docs" / "images"
 INK, SOFT, TEAL, ORANGE, BLUE = "#777777", "#bbbbbb", "#00897b", "#e65100", "#1e88e5"

@@ -30,7 +30,7 @@ import torch
 from models_measure import measured
 
 import adasap
-from adasap.export import atomic_write
+from adasap.io import atomic_write
 
 HERE = Path(__file__).parent
 

@@ -30,16 +30,12 @@ import torch
 import torch_pruning
 import torchvision
 from files import write_json, write_page
-from rich.console import Console
 from torch import Tensor, nn
 
 import adasap
-from adasap.cli.latency import write_latency_table
-from adasap.cli.models import OpenedModel
 from adasap.export import export_model
-from adasap.models import ModelSpec
+from adasap.profiling.timing import Setting, time_models_ms
 from adasap.pruning import MACs
-from adasap.pruning.latency.timing import Setting, time_models_ms
 from adasap.report import Table
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -101,9 +97,8 @@ def contenders(name: str, batch: int, arguments: argparse.Namespace) -> dict[str
     solved = adasap.prune(dense, example, "l2", budget, selection="knapsack", multiple_of=MULTIPLE, min_kept=0.25)
     models["ours, same MACs, knapsack"] = solved.model
     path = arguments.tables / f"{name}-{batch}.json"
-    opened = OpenedModel(dense, ModelSpec(f"torchvision:{name}", input_size=(3, 224, 224)), None)
     setting = Setting(threads=arguments.threads)
-    write_latency_table(opened, path, setting, batch=batch, seconds=10.0, num_plans=0, console=Console())
+    adasap.latency_table(dense, path, setting=setting, size=224, batch=batch, seconds=10.0, num_plans=0, console=True)
     half = {"latency": 0.5, "latency_table": str(path)}
     models["ours, half the latency"] = adasap.prune(dense, example, "l2", half, selection="knapsack").model
     return models

@@ -7,16 +7,16 @@ python benchmarks/sweeps_report.py                # copies what runs/sweeps hold
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
 from files import write_json, write_page
 
+from adasap.experiments.sweep import read_sweep
+from adasap.experiments.sweep.schema import load_results
+from adasap.experiments.sweep.table import sweep_text
 from adasap.report import Table
-from adasap.sweep import read_sweep
-from adasap.sweep.table import sweep_text
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS, PAGE, SWEEPS = ROOT / "results", ROOT / "docs" / "results-sweeps.md", ROOT / "recipes" / "sweeps"
@@ -28,7 +28,7 @@ def main() -> None:
     parser.add_argument("--runs", type=Path, default=Path("runs/sweeps"), help="what was given to `adasap sweep --out`")
     arguments = parser.parse_args()
     for found in sorted(arguments.runs.glob("*/sweep.json")):
-        results = json.loads(found.read_text())
+        results = load_results(found)
         if any(run["cells"] for run in results["runs"].values()):
             write_json(RESULTS / f"sweep_{results['name']}.json", results, indent=None)
     write_page(PAGE, page())
@@ -45,7 +45,7 @@ def page() -> list[str]:
         "what the columns mean.",
     ]
     for file in filter(Path.is_file, done.values()):
-        results = json.loads(file.read_text())
+        results = load_results(file, needs_digest=False)
         parts += [sweep_text(results, level=2).rstrip(), stages(results), machine(results)]
     missing = [f"- `{sweep.name}.yaml`: {sweep.title}" for sweep in sweeps if not done[sweep.name].is_file()]
     return [*parts, "## Not run", "\n".join(missing)] if missing else parts
@@ -65,13 +65,15 @@ def stages(results: dict[str, Any]) -> str:
 
 def machine(results: dict[str, Any]) -> str:
     """Where it ran and for how long."""
-    where = results["environment"]
+    where = results["environments"][0]
     cells = [cell for run in results["runs"].values() for cell in run["cells"].values()]
     minutes = sum(cell["training_seconds"] for cell in cells) / 60
     device = where["gpu"] or f"CPU, {where['torch_threads']} thread" + ("s" if where["torch_threads"] > 1 else "")
+    more = len(results["environments"]) - 1
+    others = f" (and {more} other environment{'s' * (more > 1)})" * (more > 0)
     return (
         f"{len(cells)} runs, {minutes:.0f} minutes of training in all by the clock, beside other work; {device}, torch "
-        f"{where['packages']['torch']}, Python {where['python']}."
+        f"{where['packages']['torch']}, Python {where['python']}{others}."
     )
 
 

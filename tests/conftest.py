@@ -43,12 +43,34 @@ def chromium() -> str:
     return CHROMIUM
 
 
+@pytest.fixture
+def registered_for_a_test(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a test registers is unknown after it."""
+    from adasap.analysis import INSTRUMENTS
+    from adasap.corruptions import CORRUPTIONS
+    from adasap.criteria import CRITERIA
+    from adasap.data import SOURCES
+    from adasap.evaluation import SUITES
+    from adasap.export import TARGETS
+    from adasap.pruning import COST_MODELS, PRUNING_SCHEDULES
+    from adasap.tasks import TASKS
+    from adasap.training import LEARNING_RATES
+
+    some: tuple[Any, ...] = (CORRUPTIONS, CRITERIA, INSTRUMENTS, TARGETS, TASKS, SOURCES, SUITES)
+    for registry in (*some, COST_MODELS, PRUNING_SCHEDULES, LEARNING_RATES):
+        assert list(registry)  # whatever is registered at the first look-up is there
+        monkeypatch.setattr(registry, "_entries", dict(registry._entries))
+
+
 Tree = dict[str, Any]
 
 
 @pytest.fixture(scope="session")
 def tiny_recipe() -> Callable[..., Tree]:
-    """A recipe that compresses a small digits network in about two seconds; keyword arguments replace sections."""
+    """A recipe that compresses a small digits network in about two seconds; keyword arguments replace sections.
+
+    It computes in float32, so that the numbers are those of every machine; `auto` is bf16 on some.
+    """
 
     def build(**sections: Any) -> Tree:
         tree: Tree = {
@@ -72,6 +94,7 @@ def tiny_recipe() -> Callable[..., Tree]:
         for key, value in sections.items():
             both = isinstance(value, dict) and isinstance(tree.get(key), dict)
             tree[key] = {**tree[key], **value} if both else value
+        tree["training"]["runtime"] = {"precision": "float32", **tree["training"].get("runtime", {})}
         return tree
 
     return build

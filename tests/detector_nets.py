@@ -9,8 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from adasap.groups import ChannelGroup, trace_groups
+from adasap.groups.inputs import as_arguments
 from adasap.groups.redraw import redraw_, scale_statistics_
-from adasap.models import Detector, ModelSpec, open_model
+from adasap.models import ModelSpec, open_model
+from adasap.tasks.detection.models.detector import Detector
 
 SMALL: dict[str, ModelSpec] = {
     "ssd_mobilenet_v1": ModelSpec(
@@ -51,7 +53,7 @@ def small_detector(name: str, seed: int = 0) -> Detector:
     if boxes is not None:
         boxes.copy_(before)
     seen = model.get_submodule("transform")(scenes()[0])[0].tensors
-    scale_statistics_(model, (seen,))
+    scale_statistics_(model, as_arguments((seen,)))
     scale_outputs_(model, seen)
     return model
 

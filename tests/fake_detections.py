@@ -5,9 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from adasap.data import Target
-from adasap.data.boxes import make_target
-from adasap.tasks import Detection
+from adasap.tasks.detection.data.boxes import Target, make_target
+from adasap.tasks.detection.matching import Detection
 
 
 def random_targets(count: int, num_classes: int, *, seed: int, difficult: float = 0.0) -> list[Target]:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -13,8 +14,15 @@ from torch import Tensor, nn
 
 from adasap.corruptions import BENCHMARK
 from adasap.data.imagenet import imagenet_wnids
+from adasap.evaluation import Cell
 
 WNIDS = imagenet_wnids()
+Value = TypeVar("Value")
+
+
+def by_cell(named: Mapping[str, Value]) -> dict[Cell, Value]:
+    """What is said of cells by their names."""
+    return {Cell.parse(name): value for name, value in named.items()}
 
 
 class ReadsColour(nn.Module):

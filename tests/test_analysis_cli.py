@@ -15,10 +15,10 @@ from typer.testing import CliRunner
 
 from adasap.analysis import fold_batch_norms
 from adasap.cli import app
-from adasap.cli.subjects import open_candidates
 from adasap.data import DataSource, InMemoryImages, open_dataset
 from adasap.errors import AdasapError, DataError, ModelError
-from adasap.tasks import ClassificationTask
+from adasap.experiments.open_models import open_candidates
+from adasap.tasks.classification.task import ClassificationTask
 from adasap.training.options import TrainingOptions
 from test_report_page import FLAGS
 
@@ -143,7 +143,7 @@ def test_every_figure_is_drawn_in_every_view(analysed: str, run_folder: Path, ch
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=chromium, args=FLAGS)
         page = browser.new_page()
-        page.set_default_timeout(60_000)
+        page.set_default_timeout(180_000)
         page.on("console", lambda message: troubles.append(message.text))
         page.on("pageerror", lambda error: troubles.append(str(error)))
         page.on("request", lambda request: troubles.append(request.url) if request.url.startswith("http") else None)

@@ -21,14 +21,18 @@ from adasap.analysis import (
     rank_correlation,
     read_analysis,
 )
-from adasap.analysis.instruments import INSTRUMENTS, OPTIONS_OF
-from adasap.config import parse_options
-from adasap.criteria import criterion_names
+from adasap.analysis.instruments import INSTRUMENTS
+from adasap.analysis.report.figures import analysis_figures
+from adasap.analysis.report.tables import tables_of
+from adasap.criteria import CRITERIA
 from adasap.errors import DataError, RecipeError
+from adasap.experiments.recipe import parse_options
 from adasap.groups import trace_groups
 from adasap.pruning import PruningPlan
-from adasap.tasks import ClassificationTask
+from adasap.sealed import write_sealed_json
+from adasap.tasks.classification.task import ClassificationTask
 from analysis_nets import cross_entropy, small_batches, small_net
+from damaged_json import damaged
 
 SMALL: dict[str, Any] = {
     "worst_case": {"l2": [0.05], "adaptive_l2": [0.1, 0.2], "linf": [], "adaptive_linf": [0.01], "steps": 2},
@@ -136,7 +140,7 @@ def test_other_models_data_and_files_are_refused(found: tuple[Path, dict[str, An
     ("tree", "message"),
     [
         ({"worst_case": {"step": 3}}, "did you mean 'steps'"),
-        ({"worst_case": {"l2": [-1.0]}}, "0 or more"),
+        ({"worst_case": {"l2": [-1.0]}}, "worst_case: l2 is -1.0; give a number from 0"),
         ({"average_case": {"draws": 1}}, "draws is 1"),
         ({"hessian": {"eigenvalues": 50}}, "at least one product per eigenvalue"),
         ({"channels": {"kept": 0.0}}, "kept is 0.0"),
@@ -149,8 +153,8 @@ def test_options_that_cannot_work_are_named(tree: dict[str, Any], message: str) 
 
 
 def test_every_instrument_names_its_options() -> None:
-    assert OPTIONS_OF.keys() == INSTRUMENTS.keys() - {"loss"}
-    assert set(AnalysisOptions().channels.criteria) <= set(criterion_names())
+    assert {name for name in INSTRUMENTS if not INSTRUMENTS[name].section} == {"loss"}
+    assert set(AnalysisOptions().channels.criteria) <= set(CRITERIA)
 
 
 def test_memory_is_counted_and_measured() -> None:
@@ -199,3 +203,18 @@ def test_a_task_prepares_its_batches_once() -> None:
     objective = Objective.of_task(net, task, [(images, torch.tensor([0, 1, 2, 0]))])
     expected = task.loss(net, ((images.float() / 255 - 0.5) / 0.5, torch.tensor([0, 1, 2, 0])))
     assert objective.losses().item() == pytest.approx(expected.item())
+
+
+@pytest.mark.slow
+def test_what_is_damaged_is_refused_or_does_no_harm(found: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:
+    path, refused = tmp_path / "analysis.json", 0
+    for content in damaged(found[1], 120):
+        write_sealed_json(path, content)
+        try:
+            read = read_analysis(path)
+        except DataError:
+            refused += 1
+        else:
+            tables_of(read)
+            analysis_figures(read)
+    assert refused > 60

@@ -10,16 +10,17 @@ from sklearn.metrics import brier_score_loss, log_loss
 from torch import Tensor, nn
 
 from adasap.errors import DataError
-from adasap.robustness import (
+from adasap.tasks import MergeableEvaluator
+from adasap.tasks.classification.metrics import (
     brier_score,
     class_accuracy,
+    classification_metrics,
+    classification_records,
     expected_calibration_error,
     negative_log_likelihood,
     worst_class_accuracy,
 )
-from adasap.tasks import ClassificationTask, MergeableEvaluator, classification_metrics
-from adasap.tasks.classification import ClassificationEvaluator
-from adasap.tasks.classification_metrics import classification_records
+from adasap.tasks.classification.task import ClassificationEvaluator, ClassificationTask
 
 CPU = torch.device("cpu")
 

@@ -22,7 +22,7 @@ import adasap
 from adasap.cli import app
 from adasap.errors import AdasapError, BudgetError, DataError, ModelError, RecipeError
 from adasap.models import ModelSpec, open_model
-from adasap.pruning import LatencyTable
+from adasap.profiling.table import LatencyTable
 
 Tree = dict[str, Any]
 TinyRecipe = Callable[..., Tree]
@@ -48,6 +48,7 @@ def test_help_lists_the_verbs_with_a_sentence_each() -> None:
     assert "small, fast and robust" in text
 
 
+@pytest.mark.slow
 def test_groups_says_what_is_frozen_and_why() -> None:
     text = call("groups", "adasap:cifar_resnet20", "--size", "32")
     assert "output of the model" in text
@@ -55,11 +56,13 @@ def test_groups_says_what_is_frozen_and_why() -> None:
     assert "269,722 parameters, 40," in text
 
 
+@pytest.mark.slow
 def test_groups_keeps_what_it_is_told_to_keep() -> None:
     text = call("groups", "adasap:cifar_resnet20", "--size", "32", "--keep", "layer3.*")
     assert "kept by request" in text
 
 
+@pytest.mark.slow
 def test_compress_then_evaluate_then_profile(tiny_recipe: TinyRecipe, tmp_path: Path) -> None:
     recipe = written(tiny_recipe(), tmp_path)
     text = call("compress", str(recipe), "--out", str(tmp_path), "--set", "fine_tune.epochs=0.5")
@@ -78,12 +81,14 @@ def test_compress_then_evaluate_then_profile(tiny_recipe: TinyRecipe, tmp_path: 
     assert "latency p50 / p95 (ms), batch 2" in text
 
 
+@pytest.mark.slow
 def test_dry_run_makes_no_folder(tiny_recipe: TinyRecipe, tmp_path: Path) -> None:
     text = call("compress", str(written(tiny_recipe(), tmp_path)), "--out", str(tmp_path / "out"), "--dry-run")
     assert "48 plain steps" in text
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_errors_are_sentences_with_exit_code_two() -> None:
     script = Path(sys.executable).with_name("adasap")
     done = subprocess.run([script, "groups", "torchvision:resnet19"], capture_output=True, text=True)
@@ -174,12 +179,25 @@ def test_evaluate_takes_the_size_of_the_images_and_the_preprocessing(archive: Ca
     assert first.splitlines()[2:] != other.splitlines()[2:]
 
 
+def test_an_evaluation_of_a_model_that_no_file_filled_says_so(archive: Callable[..., Path]) -> None:
+    said = call("evaluate", "adasap:digits_net", "--data", f"npz:{archive()}").replace("\n", " ")
+    assert "adasap:digits_net has the numbers that its builder fills it with" in said
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("model", ["timm:resnet10t in_chans", "adasap:cifar_resnet20 in_channels"])
+def test_a_model_of_one_channel_is_profiled_at_its_own_size(model: str) -> None:
+    name, option = model.split()
+    assert "parameters" in call("profile", name, "--model-option", f"{option}=1")
+
+
 def test_arrays_that_are_no_archive_are_refused(tmp_path: Path) -> None:
     (tmp_path / "x.npz").write_bytes(b"hello")
     with pytest.raises(DataError, match=r"cannot be read as an \.npz archive"):
         call("evaluate", "adasap:digits_net", "--suite", f"corruption-arrays={tmp_path / 'x.npz'}")
 
 
+@pytest.mark.slow
 def test_errors_keep_their_square_brackets(tmp_path: Path) -> None:
     script = Path(sys.executable).with_name("adasap")
     folder = tmp_path / "[red]"
@@ -188,6 +206,7 @@ def test_errors_keep_their_square_brackets(tmp_path: Path) -> None:
     assert "[red]" in done.stderr.replace("\n", "")
 
 
+@pytest.mark.slow
 def test_a_folder_that_cannot_be_made_is_a_sentence(tiny_recipe: TinyRecipe, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     script = Path(sys.executable).with_name("adasap")
@@ -202,6 +221,7 @@ def test_evaluate_wants_a_kind_and_a_path() -> None:
         call("evaluate", "adasap:digits_net", "--data", "digits")
 
 
+@pytest.mark.slow
 def test_import_needs_nothing_but_torch_for_the_core() -> None:
     code = (
         "import sys, adasap; adasap.trace_groups, adasap.score, adasap.select_channels, adasap.adaptive_radius;"
@@ -253,6 +273,7 @@ def test_a_latency_table_is_made_and_spent(tiny_recipe: TinyRecipe, tmp_path: Pa
 
     made_up = LatencyTable.from_json(table.read_text())  # a measured one of a network this small is mostly noise
     made_up.scale, made_up.call_ms = 1.0, 0.0
+    made_up.settings["processor"] = "another"  # so that nobody measures whether it is right
     made_up.points = {key: {at: 1.0 + math.prod(at) for at in points} for key, points in made_up.points.items()}
     table.write_text(made_up.to_json())
     tree["pruning"]["budget"] = {"latency": 0.6, "latency_table": str(table)}
@@ -261,9 +282,10 @@ def test_a_latency_table_is_made_and_spent(tiny_recipe: TinyRecipe, tmp_path: Pa
     records = [json.loads(line) for line in (folder / "records.jsonl").read_text().splitlines()]
     last = [record for record in records if record.get("unit") == "ms"][-1]
     assert last["cost"] <= last["cost_limit"]
+    assert "allowed, not measured (the table is of another)" in (folder / "summary.md").read_text()
 
     table.write_text(table.read_text().replace('"scale": ', '"scale": 1'))
-    with pytest.raises(AdasapError, match="latency table"):
+    with pytest.raises(AdasapError, match=r"table\.json was altered or damaged: .* --latency-table FILE`"):
         call("compress", str(written(tree, tmp_path)), "--out", str(tmp_path / "runs"))
 
 

@@ -16,8 +16,8 @@ from torch import Tensor
 from adasap.corruptions import corrupt
 from adasap.corruptions.blur import blur_axes
 from adasap.corruptions.edges import distance, edges, equalize
-from adasap.corruptions.ice import LEVELS, PICTURES, SCALE, crops, textures, with_quantiles, with_spectrum
-from adasap.corruptions.liquid import water_light
+from adasap.corruptions.frost_texture import LEVELS, PICTURES, SCALE, crops, textures, with_quantiles, with_spectrum
+from adasap.corruptions.spatter import water_light
 from adasap.corruptions.weather import plasma, snow_layer
 
 CPU = torch.device("cpu")
@@ -196,7 +196,7 @@ class TestFrost:
     @pytest.mark.slow
     def test_pictures_are_the_same_in_every_process(self) -> None:
         code = (
-            "import hashlib, torch; from adasap.corruptions.ice import textures;"
+            "import hashlib, torch; from adasap.corruptions.frost_texture import textures;"
             "print(hashlib.sha256(textures(0.2, torch.device('cpu')).numpy().tobytes()).hexdigest())"
         )
         other = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip()

@@ -10,13 +10,12 @@ import torch
 from torch import Tensor, nn
 
 from adasap.criteria import (
+    CRITERIA,
     Criterion,
     Evidence,
     GatheringCriterion,
     GradientCriterion,
     build_criterion,
-    criterion_names,
-    register_criterion,
     score,
     validate_criterion,
 )
@@ -24,7 +23,7 @@ from adasap.errors import RecipeError
 from adasap.groups.group import ChannelGroup, Slot
 from criteria_nets import Plain, each, norm_slots, permuted, plain_groups, plain_net, twins
 
-NAMES = criterion_names()
+NAMES = sorted(CRITERIA)
 DRAWN = ("random", "hutchinson")
 SECOND_ORDER = ("fisher", "taylor2")
 
@@ -435,8 +434,8 @@ def test_an_unknown_name_names_the_nearest() -> None:
 
 
 def test_a_name_is_taken_once() -> None:
-    with pytest.raises(ValueError, match="'l2' is registered already"):
-        register_criterion("l2", lambda: build_criterion("l1"))
+    with pytest.raises(ValueError, match="there is a criterion 'l2' already"):
+        CRITERIA.register("l2", lambda: build_criterion("l1"))
 
 
 def test_unknown_options_are_refused() -> None:

@@ -49,9 +49,10 @@ def test_class_names_of_an_npz(tmp_path: Path) -> None:
         ({"images": _images(2)}, ["labels", "savez"]),
         (
             {"images": _images(2).astype(np.float32), "labels": np.zeros(2, int)},
-            ["float32", "uint8 [N, H, W, 3]"],
+            ["float32", "uint8 [N, H, W, C]", "white"],
         ),
-        ({"images": _images(2)[..., 0], "labels": np.zeros(2, int)}, ["[2, 4, 4]", "uint8 [N, H, W, 3]"]),
+        ({"images": _images(2)[..., 0, 0], "labels": np.zeros(2, int)}, ["[N, H, W]"]),
+        ({"images": _images(2, 8).transpose(0, 3, 1, 2), "labels": np.zeros(2, int)}, ["looks like [N, C, H, W]"]),
         ({"images": _images(2), "labels": np.zeros(2)}, ["float64", "integers [N]"]),
         ({"images": _images(2), "labels": np.zeros(3, int)}, ["2 images but 3 labels"]),
         ({"images": _images(2), "labels": np.array([0, -1])}, ["label -1 of image 1"]),
@@ -134,14 +135,14 @@ def test_a_folder_of_images(tmp_path: Path) -> None:
     assert label == 0
 
 
-def test_grey_palette_and_transparent_files_become_rgb(tmp_path: Path) -> None:
+def test_grey_palette_and_transparent_files_become_rgb_over_white(tmp_path: Path) -> None:
     folder = tmp_path / "train" / "a"
     folder.mkdir(parents=True)
     Image.new("L", (4, 4), 7).save(folder / "0.png")
-    Image.new("RGBA", (4, 4), (1, 2, 3, 0)).save(folder / "1.png")
+    Image.new("RGBA", (4, 4), (1, 2, 3, 51)).save(folder / "1.png")
     Image.new("RGB", (4, 4), (9, 9, 9)).quantize(2).save(folder / "2.png", transparency=b"\x00\x10")
     data = open_dataset(DataSource("folder", str(tmp_path)), "train")
-    assert [data[k][0][:, 0, 0].tolist() for k in range(3)] == [[7, 7, 7], [1, 2, 3], [9, 9, 9]]
+    assert [data[k][0][:, 0, 0].tolist() for k in range(3)] == [[7, 7, 7], [204, 204, 205], [255, 255, 255]]
 
 
 def test_a_damaged_image_is_named(tmp_path: Path) -> None:

@@ -10,9 +10,10 @@ import pytest
 from typer.testing import CliRunner
 
 from adasap.cli import app
-from adasap.cli.demo import compression_recipes
-from adasap.cli.demo_data import DEMOS, DemoTask
-from adasap.config import parse_recipe
+from adasap.experiments.demo import compression_recipes
+from adasap.experiments.demo_data import DEMOS
+from adasap.experiments.known_names import DemoTask
+from adasap.experiments.recipe import parse_recipe
 
 
 @pytest.mark.parametrize("task", ["classification", "detection"])

@@ -10,20 +10,16 @@ from typing import Any
 import pytest
 import torch
 
-from adasap.data import (
-    Augmentation,
-    DataSource,
-    DetectionAugmentation,
-    DetectionBatch,
-    TrainingStream,
-    open_dataset,
-    open_detection_dataset,
-)
-from adasap.data.boxes import make_target
-from adasap.data.detection_set import Annotations, DetectionImages
-from adasap.data.shapes import read_shapes
-from adasap.data.voc import VOC_CLASSES, read_voc
+from adasap.data import Augmentation, DataSource, TrainingStream, open_dataset
 from adasap.errors import DataError, RecipeError
+from adasap.tasks.classification.task import ClassificationTask
+from adasap.tasks.detection.data.augmentation import DetectionAugmentation
+from adasap.tasks.detection.data.boxes import DetectionBatch, make_target
+from adasap.tasks.detection.data.detection_set import Annotations, DetectionImages
+from adasap.tasks.detection.data.shapes import read_shapes
+from adasap.tasks.detection.data.sources import open_detection_dataset
+from adasap.tasks.detection.data.voc import VOC_CLASSES, read_voc
+from adasap.tasks.detection.task import DetectionTask
 from detection_trees import annotation, write_coco, write_voc
 
 EVERYTHING = DetectionAugmentation(photometric=True, zoom_out=3, iou_crop=True, horizontal_flip=True, size=(32, 40))
@@ -59,8 +55,9 @@ def test_own_class_names_are_the_same_in_every_split(tmp_path: Path) -> None:
     assert read_voc(tmp_path, "train").classes == read_voc(tmp_path, "test").classes == ("rbc", "wbc")
     (tmp_path / "classes.txt").write_text("wbc\nrbc\n")
     assert read_voc(tmp_path, "test").classes == ("wbc", "rbc")
-    chosen = open_detection_dataset(DataSource("voc", str(tmp_path), split="train", classes=("rbc",)))
-    assert chosen.findings.names == {"other class": ["a"], "empty": ["a"]}
+    write_voc(tmp_path, {"c": [("wbc", (1, 1, 9, 9), False)], "d": [("rbc", (1, 1, 9, 9), False)]}, "val")
+    chosen = open_detection_dataset(DataSource("voc", str(tmp_path), split="val", classes=("rbc",)))
+    assert chosen.findings.names == {"other class": ["c"], "empty": ["c"]}
 
 
 def test_damage_is_counted_named_and_handled(tmp_path: Path) -> None:
@@ -134,7 +131,7 @@ def test_coco_damage(tmp_path: Path) -> None:
     listing.write_text(json.dumps(content))
     assert open_detection_dataset(DataSource("coco", str(listing))).classes == ("cell (0)", "cell (90)")
     listing.write_text("{")
-    with pytest.raises(DataError, match="is no JSON"):
+    with pytest.raises(DataError, match="is not valid JSON"):
         open_detection_dataset(DataSource("coco", str(listing)))
     with pytest.raises(DataError, match="name the split"):
         open_detection_dataset(DataSource("coco", str(root)))
@@ -155,12 +152,14 @@ def test_images_with_boxes_and_with_labels_are_told_apart() -> None:
         open_dataset(DataSource("shapes"), "test")
     with pytest.raises(DataError, match="labels and no boxes"):
         open_detection_dataset(DataSource("digits"), "test")
-    with pytest.raises(DataError, match="its boxes would be wrong"):
+    with pytest.raises(DataError, match="would be wrong"):
         DataSource("voc", "somewhere", center_crop=224)
+    task = DetectionTask(mean=(0.5,) * 3, std=(0.5,) * 3, classes=["disc"])
     with pytest.raises(RecipeError, match="DetectionAugmentation"):
-        TrainingStream(read_shapes("test", slice(4)), Augmentation(horizontal_flip=True), batch_size=2, seed=0)
-    with pytest.raises(RecipeError, match="give an Augmentation"):
-        TrainingStream(open_dataset(DataSource("digits", count=9), "test"), EVERYTHING, batch_size=2, seed=0)
+        task.batching(read_shapes("test", slice(4)), Augmentation(horizontal_flip=True))
+    labels = ClassificationTask(mean=(0.5,) * 3, std=(0.5,) * 3)
+    with pytest.raises(RecipeError, match="give Augmentation"):
+        labels.batching(open_dataset(DataSource("digits", count=9), "test"), EVERYTHING)
 
 
 def test_shapes_are_the_same_whatever_part_is_drawn_and_fill_their_boxes() -> None:
@@ -188,8 +187,8 @@ def _same(a: list[DetectionBatch], b: list[DetectionBatch]) -> bool:
     )
 
 
-@pytest.mark.parametrize("augmentation", [None, EVERYTHING])
-def test_a_resumed_stream_goes_on_bit_for_bit(augmentation: DetectionAugmentation | None) -> None:
+@pytest.mark.parametrize("augmentation", [DetectionAugmentation(), EVERYTHING])
+def test_a_resumed_stream_goes_on_bit_for_bit(augmentation: DetectionAugmentation) -> None:
     data = read_shapes("train", slice(10))
 
     def open_stream(**options: Any) -> TrainingStream:

@@ -8,20 +8,17 @@ import pytest
 import torch
 from torch import Tensor
 
-from adasap.data import DetectionBatch, Target
-from adasap.data.boxes import empty_target, make_target
 from adasap.errors import DataError
-from adasap.tasks import (
-    Detection,
-    DetectionEvaluator,
-    MergeableEvaluator,
+from adasap.tasks import MergeableEvaluator
+from adasap.tasks.detection.coco_metrics import coco_average_precisions
+from adasap.tasks.detection.data.boxes import DetectionBatch, Target, empty_target, make_target
+from adasap.tasks.detection.evaluator import DetectionEvaluator
+from adasap.tasks.detection.matching import Detection, detection_records, match_boxes
+from adasap.tasks.detection.metrics import (
     average_precision,
     class_average_precisions,
-    coco_average_precisions,
     detection_metrics,
-    detection_records,
     image_influences,
-    match_boxes,
     precision_recall,
     weighted_map,
 )

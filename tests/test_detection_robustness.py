@@ -13,31 +13,32 @@ from typer.testing import CliRunner, Result
 
 import adasap
 from adasap.cli import app
-from adasap.cli.evaluation_detection import labelled_as
-from adasap.cli.models import open_named
 from adasap.corruptions import corrupt
-from adasap.data import DataSource, PreparationTime, Target, open_detection_dataset
+from adasap.data import DataSource, PreparationTime
 from adasap.errors import DataError
-from adasap.report.detection_table import cell_table, detection_tables
-from adasap.robustness import (
-    DetectionSuite,
+from adasap.evaluation import (
+    CLEAN,
+    Cell,
     EvaluationFolder,
     Loading,
     SuiteResult,
     SuiteSource,
-    bootstrap_map,
-    bootstrap_mean,
-    class_performance,
     evaluate_suites,
     identity_of,
-    open_detection_suite,
-    performance,
-    ratio_interval,
 )
-from adasap.tasks import Detection, detection_metrics, detection_records, image_influences
-from adasap.tasks.detection import DetectionTask
+from adasap.evaluation.statistics import bootstrap_mean
+from adasap.export import kept_classes
+from adasap.tasks.detection.corruption_metrics import bootstrap_map, class_performance, performance, ratio_interval
+from adasap.tasks.detection.data.boxes import Target
+from adasap.tasks.detection.data.sources import open_detection_dataset
+from adasap.tasks.detection.matching import Detection, detection_records
+from adasap.tasks.detection.metrics import detection_metrics, image_influences
+from adasap.tasks.detection.report.detection_table import cell_table, detection_tables
+from adasap.tasks.detection.suites import DetectionSuite, open_detection_suite
+from adasap.tasks.detection.task import DetectionTask
 from detection_trees import write_voc
 from fake_detections import imperfect, random_targets
+from suite_trees import by_cell
 
 CPU = torch.device("cpu")
 SCALE = {"mean": (0.0,) * 3, "std": (1.0,) * 3}
@@ -94,11 +95,11 @@ def _detector(suite: DetectionSuite) -> ColourDetector:
 
 def test_each_image_is_corrupted_at_its_own_size_with_its_own_index_as_seed(tree: Path) -> None:
     clean, corrupted = _suites(tree)
-    assert corrupted.cell_names() == ("contrast/2", "contrast/5", "gaussian_noise/2", "gaussian_noise/5")
+    assert list(map(str, corrupted.cells)) == ["contrast/2", "contrast/5", "gaussian_noise/2", "gaussian_noise/5"]
     assert clean.record["findings"] == "1 images without objects, kept (2)"
     spent = PreparationTime()
     for loading in (Loading(batch_size=2), Loading(batch_size=3, num_workers=1)):
-        batches = list(corrupted.batches("gaussian_noise/5", CPU, loading, spent))
+        batches = list(corrupted.batches(Cell("gaussian_noise", 5), CPU, loading, spent))
         images = [image for batch in batches for image in batch.images]
         targets = [target for batch in batches for target in batch.targets]
         for index in range(5):
@@ -108,7 +109,7 @@ def test_each_image_is_corrupted_at_its_own_size_with_its_own_index_as_seed(tree
             assert torch.equal(targets[index]["boxes"], target["boxes"])
     assert spent.transform > 0
     some = corrupted.sampled(2, seed=1)
-    (batch,) = some.batches("gaussian_noise/5", CPU, Loading(), PreparationTime())
+    (batch,) = some.batches(Cell("gaussian_noise", 5), CPU, Loading(), PreparationTime())
     for image, target in zip(batch.images, batch.targets, strict=True):
         assert torch.equal(image, images[target["image_id"]])  # the draws that it has among all
 
@@ -118,7 +119,7 @@ def test_an_evaluation_goes_on_cell_by_cell_and_knows_what_it_belongs_to(tree: P
     model, task = _detector(suites[0]), DetectionTask(**SCALE, classes=suites[0].images.classes)
     folder = EvaluationFolder(tmp_path / "out", identity_of(model, task, suites))
     whole = evaluate_suites(model, task, suites, CPU, folder=folder)
-    assert whole["clean"]["clean"].metrics["map50"] > whole["corrupted"]["contrast/5"].metrics["map50"]
+    assert whole["clean"][CLEAN].metrics["map50"] > whole["corrupted"][Cell("contrast", 5)].metrics["map50"]
     calls = model.calls
     (tmp_path / "out" / "cells" / "corrupted" / "contrast-5.safetensors").unlink()
     folder = EvaluationFolder(tmp_path / "out", identity_of(model, task, suites))
@@ -136,7 +137,7 @@ def test_an_evaluation_goes_on_cell_by_cell_and_knows_what_it_belongs_to(tree: P
 
 def _result(name: str, cells: dict[str, tuple[float, float]]) -> SuiteResult:
     metrics = {cell: {"map50": (a + b) / 2, "ap50:a": a, "ap50:b": b} for cell, (a, b) in cells.items()}
-    return SuiteResult(name, {cell: torch.zeros(1) for cell in cells}, metrics)
+    return SuiteResult(name, {cell: torch.zeros(1) for cell in by_cell(cells)}, by_cell(metrics))
 
 
 def test_both_definitions_of_relative_performance_by_hand() -> None:
@@ -206,7 +207,7 @@ def test_suites_of_labelled_images_are_refused(tree: Path) -> None:
         open_detection_suite("x", SuiteSource("clean"))
     with pytest.raises(DataError, match="no boxes"):
         open_detection_suite("x", SuiteSource("clean", DataSource("digits")))
-    with pytest.raises(DataError, match="no corruption is called 'foggy'"):
+    with pytest.raises(DataError, match="there is no corruption 'foggy'"):
         open_detection_suite("x", SuiteSource("corrupted", DataSource("voc", str(tree)), corruptions=("foggy",)))
     own = open_detection_dataset(DataSource("voc", str(tree)), "test")
     assert open_detection_suite("x", SuiteSource("clean"), own).images is own
@@ -219,6 +220,7 @@ def _evaluate(*arguments: str) -> Result:
     return CliRunner().invoke(app, ["evaluate", *SMALL, *arguments], env={"COLUMNS": "200"})
 
 
+@pytest.mark.slow
 def test_the_command_line_evaluates_a_detector_and_goes_on(tree: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     command = ["--data", f"voc:{tree}", "--suite", "clean", "--suite", "corrupted", "--corruptions", "fog"]
@@ -241,6 +243,7 @@ def test_the_command_line_evaluates_a_detector_and_goes_on(tree: Path, tmp_path:
     assert "answers with 2" in str(few.exception)
 
 
+@pytest.mark.slow
 def test_labels_are_numbered_as_the_model_file_says(tree: Path, tmp_path: Path) -> None:
     options = {"num_classes": 3, "image_size": 64, "width": 0.25}
     spec = adasap.ModelSpec("adasap:ssd_mobilenet_v1", options, (3, 64, 64))
@@ -248,8 +251,9 @@ def test_labels_are_numbered_as_the_model_file_says(tree: Path, tmp_path: Path) 
     def labels(*classes: str) -> list[int]:
         adasap.save(tmp_path / "model", adasap.open_model(spec), spec=spec, metadata={"classes": classes})
         source = SuiteSource("clean", DataSource("voc", str(tree)))
-        (named,) = labelled_as(open_named(str(tmp_path / "model"), None), {"clean": source}).values()
-        return open_detection_suite("clean", named).images.annotations.labels.tolist()
+        names = kept_classes(tmp_path / "model")
+        assert names == classes
+        return open_detection_suite("clean", source, classes=names).images.annotations.labels.tolist()
 
     command = ["evaluate", str(tmp_path / "model"), "--data", f"voc:{tree}"]
     assert labels("dog", "cat") == [1, 2] * 4
@@ -257,8 +261,15 @@ def test_labels_are_numbered_as_the_model_file_says(tree: Path, tmp_path: Path) 
     run = CliRunner().invoke(app, command)
     assert run.exit_code == 0, run.output
     assert "2 classes" in run.output
-    assert labels("zebra", "gnu") == []
-    assert "no object of the detector's classes (zebra, gnu" in str(CliRunner().invoke(app, command).exception)
+    with pytest.raises(DataError, match=r"does not know: cat, dog \(2\); the model has: zebra, gnu"):
+        labels("zebra", "gnu")
+    assert "does not know: cat, dog" in str(CliRunner().invoke(app, command).exception)
+    with pytest.raises(DataError, match=r"does not know: dog"):
+        labels("cat", "gnu")
+    only = CliRunner().invoke(app, [*command, "--classes", "cat"])
+    assert only.exit_code == 0, only.output
+    assert "objects of classes that were not asked for, left out" in only.output
+    assert "no image of 1 of the 2 classes of the model: gnu" in " ".join(only.output.split())
 
 
 def test_tables_say_what_the_functions_say() -> None:

@@ -8,8 +8,6 @@ import torch
 from torch import Tensor, nn
 
 from adasap.criteria import score
-from adasap.data import DetectionBatch
-from adasap.models import Detector
 from adasap.sharpness import (
     AdaptivePerturbation,
     PerturbationOptions,
@@ -17,7 +15,9 @@ from adasap.sharpness import (
     adaptive_radius,
     sharpness_aware_gradients,
 )
-from adasap.tasks import DetectionTask
+from adasap.tasks.detection.data.boxes import DetectionBatch
+from adasap.tasks.detection.models.detector import Detector
+from adasap.tasks.detection.task import DetectionTask
 from detector_nets import scenes, small_detector, small_groups
 
 CPU = torch.device("cpu")

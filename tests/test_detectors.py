@@ -12,9 +12,9 @@ from adasap.criteria import score
 from adasap.errors import DataError, ModelError
 from adasap.groups import ChannelGroup, check_cut, prunable, widths
 from adasap.groups.masking import masked
-from adasap.models import Detector, ModelSpec, open_model
-from adasap.models.detector import count_classes
+from adasap.models import ModelSpec, open_model
 from adasap.pruning import MACs, PruningPlan, apply_plan_
+from adasap.tasks.detection.models.detector import Detector, count_classes
 from detector_nets import SMALL, example, scenes, small_detector, small_groups
 
 FAST = ["ssd_mobilenet_v1"]
@@ -38,6 +38,7 @@ def half_of(model: Detector, groups: tuple[ChannelGroup, ...], *, of: slice = sl
     return PruningPlan.of(groups, kept)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")  # of torch.export
 @pytest.mark.parametrize("name", [*FAST, *SLOW])
 def test_the_cut_of_the_traced_part_is_proven_and_the_detector_works_on(name: str, tmp_path: Path) -> None:

@@ -21,12 +21,12 @@ from torch import Tensor, nn
 from typer.testing import CliRunner
 
 from adasap.cli import app
-from adasap.cli.suites import SuiteOptions
 from adasap.data import DataSource
 from adasap.errors import DataError, ModelError
+from adasap.evaluation import Cell, EvaluationFolder, ImageSuite, SuiteSource, evaluate_suites, identity_of, open_suite
+from adasap.experiments.name_suites import SuiteOptions
 from adasap.models import ModelSpec, open_model
-from adasap.robustness import EvaluationFolder, ImageSuite, SuiteSource, evaluate_suites, identity_of, open_suite
-from adasap.tasks import ClassificationTask
+from adasap.tasks.classification.task import ClassificationTask
 from suite_trees import ReadsColour, arrays, corruption_folders, tree_of
 
 CPU = torch.device("cpu")
@@ -58,7 +58,7 @@ def suite(tmp_path: Path) -> ImageSuite:
     return open_suite("c", SuiteSource("cifar10-c", path=str(tmp_path / "c"), corruptions=("fog", "snow")))
 
 
-def run(model: nn.Module, suite: ImageSuite, path: Path) -> dict[str, dict[str, Any]]:
+def run(model: nn.Module, suite: ImageSuite, path: Path) -> dict[str, dict[Cell, Any]]:
     return evaluate_suites(model, TASK, [suite], CPU, folder=EvaluationFolder(path, identity_of(model, TASK, [suite])))
 
 
@@ -68,7 +68,7 @@ def test_only_cells_that_are_not_there_are_computed(suite: ImageSuite, tmp_path:
     model = Counts()
     again = run(model, suite, tmp_path / "out")["c"]
     assert model.seen == 4
-    assert list(again) == list(first) == list(suite.cell_names())
+    assert list(again) == list(first) == list(suite.cells)
     for cell, result in first.items():
         assert again[cell].metrics == result.metrics
         assert all(torch.equal(again[cell].records[name], kept) for name, kept in result.records.items())
@@ -102,11 +102,40 @@ def test_other_pixels_at_the_same_place_are_another_suite(suite: ImageSuite, tmp
     assert identity_of(ReadsColour(10), TASK, [open_suite("c", source)]) != before
 
 
-def test_a_damaged_cell_is_named(suite: ImageSuite, tmp_path: Path) -> None:
+def test_an_altered_cell_is_refused_and_one_that_is_cut_short_is_computed_again(
+    suite: ImageSuite, tmp_path: Path
+) -> None:
+    first = run(ReadsColour(10), suite, tmp_path / "out")["c"]
+    path, other = (tmp_path / "out" / "cells" / "c" / f"fog-{severity}.safetensors" for severity in (1, 2))
+    whole = path.read_bytes()
+    altered = whole[:-1] + bytes([whole[-1] ^ 1])
+    for found, words in (
+        (altered, r"fog-1\.safetensors was altered or damaged: .* remove it .*, and it is computed again"),
+        (other.read_bytes(), "is not cell 'fog/1' of suite 'c' of this evaluation"),
+    ):
+        path.write_bytes(found)
+        with pytest.raises(DataError, match=words):
+            run(ReadsColour(10), suite, tmp_path / "out")
+    for end in (0, 5, -5):
+        path.write_bytes(whole[:end])
+        folder = EvaluationFolder(tmp_path / "out", identity_of(ReadsColour(10), TASK, [suite]))
+        again = evaluate_suites(ReadsColour(10), TASK, [suite], CPU, folder=folder)["c"]
+        assert folder.notes == [f"{path} was empty or cut short; computed again"]
+        assert again[Cell("fog", 1)].metrics == first[Cell("fog", 1)].metrics
+
+
+def test_cells_of_an_earlier_version_are_refused(suite: ImageSuite, tmp_path: Path) -> None:
     run(ReadsColour(10), suite, tmp_path / "out")
-    path = tmp_path / "out" / "cells" / "c" / "fog-1.safetensors"
-    path.write_bytes(path.read_bytes()[:-5])
-    with pytest.raises(DataError, match=r"fog-1\.safetensors is damaged .* remove it, and it is computed again"):
+    save_file({"scores": torch.ones(4)}, tmp_path / "out" / "cells" / "c" / "fog-1.safetensors", {"metrics": "{}"})
+    with pytest.raises(DataError, match="carries no digest: an earlier version wrote it, or it was altered"):
+        run(ReadsColour(10), suite, tmp_path / "out")
+
+
+def test_settings_that_are_cut_short_do_not_unbind_a_folder(suite: ImageSuite, tmp_path: Path) -> None:
+    run(ReadsColour(10), suite, tmp_path / "out")
+    path = tmp_path / "out" / "settings.json"
+    path.write_text(path.read_text()[:-20])
+    with pytest.raises(DataError, match=r"no whole settings\.json|settings\.json is not valid JSON"):
         run(ReadsColour(10), suite, tmp_path / "out")
 
 
@@ -138,6 +167,30 @@ def test_several_suites_are_evaluated_and_what_they_saw_is_recorded(tmp_path: Pa
     assert "| mean of cifar10-c" in page
     assert "## Ratios to clean" in page
     assert "## Calibration and the worst class" in page
+
+
+@pytest.mark.filterwarnings("ignore:bf16 is emulated")
+def test_mixed_precision_is_said_and_has_a_folder_of_its_own(tmp_path: Path) -> None:
+    what = ("adasap:digits_net", "--data", "digits:", "--count", "40", "--out", str(tmp_path / "out"))
+    assert "bf16; numbers differ a little from those in float32" in call(*what, "--precision", "bf16")
+    assert result_of(tmp_path / "out")["preprocessing"]["precision"] == "bf16"
+    with pytest.raises(DataError, match="holds an evaluation with another precision; give another --out"):
+        call(*what)
+
+
+@pytest.mark.parametrize(
+    ("model", "data", "score"),
+    [
+        (("adasap:unet", "--model-option", "width=4", "--size", "96"), "shape-masks:", "mIoU"),
+        (
+            ("adasap:ssd_mobilenet_v1", "--model-option", "image_size=128", "--model-option", "width=0.25"),
+            "shapes:",
+            "AP50",
+        ),
+    ],
+)
+def test_drawn_images_of_other_tasks_go_by_name(model: tuple[str, ...], data: str, score: str) -> None:
+    assert score in call(*model, "--model-option", "num_classes=4", "--data", data, "--count", "2")
 
 
 def test_limit_samples_and_says_so(tmp_path: Path) -> None:

@@ -9,8 +9,8 @@ import torch
 from torch import nn
 
 from adasap.errors import ModelFileError
-from adasap.export.groups_json import from_runs, groups_from_json, groups_to_json, to_runs
 from adasap.groups.group import ChannelGroup, Extent, Slot, fingerprint
+from adasap.groups.serialization import from_runs, groups_from_json, groups_to_json, to_runs
 
 
 class Padded(nn.Module):

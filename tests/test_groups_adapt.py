@@ -18,8 +18,8 @@ from adasap.groups import (
     prunable,
     trace_groups,
 )
-from adasap.groups.adapt import Adapter
 from adasap.groups.assemble import assemble_groups
+from adasap.groups.attribute_search import Adapter
 from adasap.groups.trial import Trial
 from adasap.groups.walk import walk_model
 from adasap.pruning import Budget, MACs, Parameters, select_channels

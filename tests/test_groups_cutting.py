@@ -8,8 +8,8 @@ from torch import nn
 
 from adasap.errors import PlanError
 from adasap.groups import cut_, cut_matches_mask, mask_, masked, trace_groups, widths
-from adasap.groups.copies import shared_copy
 from adasap.groups.cutting import cut_tensor, kept_masks
+from adasap.groups.fake_model import shared_copy
 from adasap.models.cifar_resnet import CifarResNet
 from groups_nets import CUTTABLE, IMAGES, by_name, random_kept
 

@@ -78,6 +78,7 @@ NETS = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("build", "tensors"), NETS)
 def test_heads_are_units_and_a_cut_model_is_the_masked_one(build, tensors: list[str]) -> None:
     torch.manual_seed(0)
@@ -107,6 +108,7 @@ def test_the_rows_of_a_head_stand_in_three_parts_and_its_bias_in_a_column() -> N
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("build", [small_vit, small_swin, small_swin_v2, Encoder])
 def test_only_modules_that_lost_heads_change_and_later_cuts_count_on(build) -> None:
     net = build()

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from adasap.groups.members import members, named_parameters
+from adasap.groups.parameters import members, named_parameters
 from adasap.models.cifar_resnet import cifar_resnet20
 
 

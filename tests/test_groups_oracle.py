@@ -48,7 +48,7 @@ def cut_by_the_peer(model: nn.Module, name: str, rows: list[int]) -> nn.Module:
         (Residual, 2, 1),
         (torchvision.models.resnet18, 12, 1),
         (small_densenet, 10, 1),
-        (torchvision.models.mobilenet_v2, 25, 3),
+        pytest.param(torchvision.models.mobilenet_v2, 25, 3, marks=pytest.mark.slow),
         pytest.param(torchvision.models.mobilenet_v2, 25, 1, marks=pytest.mark.slow),
         pytest.param(small_squeezenet, 25, 1, marks=pytest.mark.slow),
     ],

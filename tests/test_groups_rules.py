@@ -45,11 +45,13 @@ def groups_of(net: nn.Module):
     return by_name(trace_groups(net, IMAGES))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CUTTABLE)
 def test_what_can_go_and_how_many_of_it(name: str) -> None:
     assert widths(prunable(trace_groups(CUTTABLE[name](), IMAGES))) == PRUNABLE[name]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CUTTABLE)
 def test_cutting_any_group_equals_masking_it(name: str) -> None:
     net = CUTTABLE[name]()

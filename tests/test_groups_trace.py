@@ -106,6 +106,7 @@ def test_a_training_mode_that_cannot_be_followed_freezes_everything() -> None:
     assert "auxiliary.weight is not reached in evaluation mode" in groups[0].frozen[0]
 
 
+@pytest.mark.slow
 def test_the_streams_of_a_cifar_resnet() -> None:
     """The stem's 16 channels run through all three stages; each wider stage adds new channels around them."""
     groups = by_name(trace_groups(cifar_resnet20(), torch.zeros(1, 3, 32, 32)))
@@ -187,6 +188,7 @@ def test_one_attribute_for_both_sides_ties_them() -> None:
     assert proof.holds, str(proof)
 
 
+@pytest.mark.slow
 def test_tracing_a_cut_model_finds_the_renumbered_groups() -> None:
     model = CifarResNet(1)
     images = torch.zeros(2, 3, 32, 32)

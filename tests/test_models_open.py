@@ -103,7 +103,9 @@ def test_the_users_own_function(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         open_model(ModelSpec("my_nots:tiny"), trust_builder=True)
 
 
-@pytest.mark.parametrize("options", [{"std": (1.0, 0.0, 1.0)}, {"input_size": (3, 0, 2)}, {"mean": (0.5,)}])
+@pytest.mark.parametrize(
+    "options", [{"std": (1.0, 0.0, 1.0)}, {"input_size": (3, 0, 2)}, {"mean": (0.5,), "std": (0.5, 0.5)}]
+)
 def test_impossible_inputs_are_refused(options: dict[str, object]) -> None:
     with pytest.raises(ModelError, match="give"):
         ModelSpec("adasap:digits_net", **options)
@@ -127,8 +129,8 @@ def test_weights_without_counters_in_half_precision(tmp_path: Path) -> None:
     [
         (lambda s: s.pop("0.bias"), "1 missing: 0.bias"),
         (lambda s: s.update(extra=torch.zeros(1)), "1 unexpected: extra"),
-        (lambda s: s.update({"0.bias": torch.zeros(9)}), r"0.bias \(file \[9\], model \[4\]\)"),
-        (lambda s: [s.update({f"module.{k}": s.pop(k)}) for k in list(s)], "Strip the prefix 'module.'"),
+        (lambda s: s.update({"0.bias": torch.zeros(9)}), r"0.bias is \[9\] in the file, \[4\] in the model"),
+        (lambda s: s.update({"0.weight": s["0.weight"].to(torch.int8)}), r"1 without weights: 0.weight \(torch.int8\)"),
     ],
 )
 def test_weights_that_do_not_fit_leave_the_model_alone(tmp_path: Path, change: object, words: str) -> None:
@@ -182,3 +184,28 @@ def test_the_demo_network_learns_the_digits() -> None:
             for images, labels in evaluation_batches(open_dataset(DataSource("digits"), "test"), 128)
         ]
     assert torch.cat(right).float().mean() > 0.97
+
+
+@pytest.mark.parametrize(
+    ("builder", "options", "message"),
+    [
+        ("adasap:digits_net", {"num_classes": 10**9}, "a number of 30 bits"),
+        ("adasap:digits_net", {"widths": [10**5] * 3}, r"GB.; at most"),
+        ("torchvision:resnet18", {"num_classes": 10**18}, "a number of 60 bits"),
+        ("torchvision:resnet50", {"width_per_group": 20_000, "num_classes": 2}, r"GB.; at most"),
+    ],
+)
+def test_models_that_no_machine_holds_are_refused_before_they_are_built(
+    builder: str, options: dict[str, object], message: str
+) -> None:
+    with pytest.raises(ModelError, match=message):
+        open_model(ModelSpec(builder, options))
+
+
+def test_a_look_at_the_size_changes_no_weights() -> None:
+    torch.manual_seed(0)
+    small = open_model(ModelSpec("adasap:digits_net"))
+    torch.manual_seed(0)
+    wide = open_model(ModelSpec("adasap:digits_net", {"num_classes": 6000}))  # looked at first
+    first, same = next(small.parameters()), next(wide.parameters())
+    assert torch.equal(first, same)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import copy
 import dataclasses
 import json
+import re
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,16 +16,17 @@ import torch
 from rich.console import Console
 
 import adasap
-from adasap.cli.runs import FinishedRun, open_data, open_task, run_recipe
-from adasap.config import Recipe, parse_recipe
-from adasap.criteria import criterion_names
+from adasap.criteria import CRITERIA
 from adasap.criteria.hutchinson import Hutchinson
-from adasap.errors import BudgetError, CheckpointError, RecipeError, TrainingError
+from adasap.errors import AdasapWarning, BudgetError, CheckpointError, RecipeError, TrainingError
+from adasap.evaluation import CLEAN, CellResult, evaluate_cell
+from adasap.experiments.compress import FinishedRun, _begin_folder, open_data, open_task, run_recipe
+from adasap.experiments.recipe import Recipe, parse_recipe, recipe_tree
 from adasap.groups import ChannelGroup, trace_groups
+from adasap.io import dump_yaml
 from adasap.models import open_model
 from adasap.pruning import Budget, MACs, ranking_classes, select_channels
-from adasap.robustness import SuiteResult, evaluate_suite
-from adasap.training import CompressionRun, PruneRecord, Record, StepRecord, as_dict
+from adasap.training import CompressionRun, PruneRecord, Record, StepRecord, as_dict, first_plan, ignore
 
 Tree = dict[str, Any]
 TinyRecipe = Callable[..., Tree]
@@ -52,6 +55,7 @@ def test_budget_is_met_by_the_model_that_comes_out(tiny_recipe: TinyRecipe) -> N
     assert not result.model.training
 
 
+@pytest.mark.slow
 def test_every_cut_of_a_run_equals_the_masked_model(tiny_recipe: TinyRecipe) -> None:
     records: list[Record] = []
     compress(tiny_recipe(), records=records)
@@ -61,6 +65,7 @@ def test_every_cut_of_a_run_equals_the_masked_model(tiny_recipe: TinyRecipe) -> 
     assert all(event.cost <= event.cost_limit for event in events)
 
 
+@pytest.mark.slow
 def test_steps_cost_two_passes_when_sharpness_aware_and_one_when_plain(tiny_recipe: TinyRecipe) -> None:
     plain = {"sharpness": {"kind": "plain"}}
     aware = compress(tiny_recipe())
@@ -71,6 +76,36 @@ def test_steps_cost_two_passes_when_sharpness_aware_and_one_when_plain(tiny_reci
     gaps = [record.gap for record in records if isinstance(record, StepRecord)]
     assert all(gap is not None and gap > 0 for gap in gaps[:16])
     assert gaps[16:] == [None] * 8
+
+
+@pytest.mark.parametrize("criterion", ["l2", "taylor"])
+def test_a_cut_that_leaves_a_layer_next_to_nothing_is_told_before_it_starts(
+    tiny_recipe: TinyRecipe, criterion: str
+) -> None:
+    def opened(**pruning: Any) -> CompressionRun:
+        """On a network in which one of 16 channels of a layer is far larger than the others."""
+        tree = tiny_recipe(pruning=pruning | {"criterion": criterion})
+        recipe = parse_recipe(tree)
+        torch.manual_seed(0)
+        model = open_model(recipe.model)
+        with torch.no_grad():
+            for name, weight in model.named_parameters():
+                if name.startswith(("blocks.2.conv1", "blocks.2.bn1")):
+                    weight[1:] *= 1e-4
+                elif name == "blocks.2.conv2.weight":
+                    weight[:, 1:] = 0  # a norm in between takes the factor back
+        return CompressionRun(model, open_task(recipe), open_data(recipe), recipe, folder=None, observe=ignore)
+
+    def told(**pruning: Any) -> list[str]:
+        with warnings.catch_warnings(record=True) as found:
+            warnings.simplefilter("always")
+            first_plan(opened(**pruning))
+        return [str(one.message) for one in found if one.category is AdasapWarning]
+
+    [message] = told()
+    assert "less than 10% of the channels of blocks.2.conv1 (1 of 16)" in message
+    assert "pruning.ranking: uniform" in message
+    assert told(ranking="uniform") == told(min_kept=0.2) == []
 
 
 WITH_PLAIN_STEPS = ("fpgm", "fisher", "chip", "hutchinson")  # one for each kind of evidence
@@ -102,7 +137,7 @@ def test_every_ranking_compresses_to_the_budget(tiny_recipe: TinyRecipe, ranking
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("criterion", "steps"),
-    [(name, "adaptive") for name in criterion_names() if name != "l2"] + [(name, "plain") for name in WITH_PLAIN_STEPS],
+    [(name, "adaptive") for name in sorted(CRITERIA) if name != "l2"] + [(name, "plain") for name in WITH_PLAIN_STEPS],
 )
 def test_every_criterion_compresses(tiny_recipe: TinyRecipe, criterion: str, steps: str) -> None:
     phases = {"warm_up": PLAIN, "fine_tune": PLAIN} if steps == "plain" else {}
@@ -114,6 +149,7 @@ def test_every_criterion_compresses(tiny_recipe: TinyRecipe, criterion: str, ste
     assert result.counters.passes == result.counters.step * (1 if steps == "plain" else 2)
 
 
+@pytest.mark.slow
 def test_a_run_leaves_everything_in_its_folder(tiny_recipe: TinyRecipe, tmp_path: Path) -> None:
     finished = run(tiny_recipe(), tmp_path)
     names = {path.name for path in tmp_path.iterdir()}
@@ -137,6 +173,7 @@ def test_a_run_leaves_everything_in_its_folder(tiny_recipe: TinyRecipe, tmp_path
     assert sum(line["kind"] == "step" for line in lines) == 24
 
 
+@pytest.mark.slow
 def test_the_saved_model_answers_as_the_trained_one(tiny_recipe: TinyRecipe, tmp_path: Path) -> None:
     finished = run(tiny_recipe(), tmp_path)
     images = torch.randn(4, 3, 32, 32).contiguous(memory_format=torch.channels_last)
@@ -145,6 +182,7 @@ def test_the_saved_model_answers_as_the_trained_one(tiny_recipe: TinyRecipe, tmp
         assert torch.equal(loaded(images), finished.result.model(images))
 
 
+@pytest.mark.slow
 def test_two_runs_with_one_seed_are_equal_and_with_another_are_not(tiny_recipe: TinyRecipe) -> None:
     def weights(**sections: Any) -> torch.Tensor:
         return torch.cat([p.flatten() for p in compress(tiny_recipe(**sections)).model.parameters()])
@@ -155,6 +193,7 @@ def test_two_runs_with_one_seed_are_equal_and_with_another_are_not(tiny_recipe: 
     assert first.shape != other.shape or not torch.equal(first, other)
 
 
+@pytest.mark.slow
 def test_moving_average_is_what_leaves(tiny_recipe: TinyRecipe, tmp_path: Path) -> None:
     """With a decay near 0 the average is the last weights, and what it is in between is the rule's own arithmetic."""
     plain, tree = {"sharpness": {"kind": "plain"}}, {"epochs": 0, "schedule": "one_shot", "budget": {"macs": 1.0}}
@@ -170,6 +209,7 @@ def test_moving_average_is_what_leaves(tiny_recipe: TinyRecipe, tmp_path: Path) 
     torch.testing.assert_close(final(0.7, 2), 0.7 * first + 0.3 * second)
 
 
+@pytest.mark.slow
 def test_distillation_changes_the_result(tiny_recipe: TinyRecipe) -> None:
     recipe = parse_recipe(tiny_recipe(task={"distillation": 0.5}))
     torch.manual_seed(0)
@@ -222,11 +262,13 @@ def test_a_model_that_a_criterion_cannot_look_at_is_refused_before_training(
     assert not [record for record in records if isinstance(record, StepRecord)]
 
 
+@pytest.mark.slow
 def test_a_criterion_of_batches_needs_no_step_before_the_first_event(tiny_recipe: TinyRecipe) -> None:
     result = compress(tiny_recipe(warm_up={"epochs": 0}, pruning={"criterion": "apoz"}))
     assert result.plan.widths() != result.plan.num_channels
 
 
+@pytest.mark.slow
 def test_a_folder_of_another_recipe_is_not_overwritten(tiny_recipe: TinyRecipe, tmp_path: Path) -> None:
     compress(tiny_recipe(), tmp_path)
     before = (tmp_path / "checkpoint.safetensors").read_bytes()
@@ -238,9 +280,9 @@ def test_a_folder_of_another_recipe_is_not_overwritten(tiny_recipe: TinyRecipe, 
 Change = Callable[[Tree], None]
 
 CHANGES: dict[str, Change] = {
-    "training": lambda tree: tree["training"].update(clip_norm=1.0),
-    "training ": lambda tree: tree["training"].update(runtime={"precision": "bf16"}),
-    "steps": lambda tree: tree["fine_tune"]["sharpness"].update(rho=0.4),
+    "training.clip_norm": lambda tree: tree["training"].update(clip_norm=1.0),
+    "precision": lambda tree: tree["training"].update(runtime={"precision": "bf16"}),
+    "fine_tune.sharpness.rho": lambda tree: tree["fine_tune"]["sharpness"].update(rho=0.4),
     "task": lambda tree: tree.update(task={"label_smoothing": 0.1}),
     "augmentation": lambda tree: tree["data"].update(augmentation={"horizontal_flip": True}),
     "labels": lambda tree: tree["data"].update(train={"kind": "digits", "first": 1, "count": 256}),
@@ -250,6 +292,7 @@ CHANGES: dict[str, Change] = {
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:bf16 is emulated")
 @pytest.mark.parametrize("named", list(CHANGES))
 def test_a_run_does_not_go_on_under_options_that_change_its_numbers(
     tiny_recipe: TinyRecipe, tmp_path: Path, named: str
@@ -257,16 +300,20 @@ def test_a_run_does_not_go_on_under_options_that_change_its_numbers(
     compress(tiny_recipe(), tmp_path)
     tree = copy.deepcopy(tiny_recipe())
     CHANGES[named](tree)
-    with pytest.raises(CheckpointError, match=rf"\(another {named.strip()}\)"):
+    with pytest.raises(
+        CheckpointError, match=rf"another recipe, model or data: {re.escape(named)} \(.* there, .* here\); give"
+    ):
         compress(tree, tmp_path)
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_under_options_that_do_not(tiny_recipe: TinyRecipe, tmp_path: Path) -> None:
     first = compress(tiny_recipe(), tmp_path)
     again = compress(tiny_recipe(training={"num_workers": 1, "checkpoint_every": 7, "max_skipped": 4}), tmp_path)
     assert all(map(torch.equal, first.model.state_dict().values(), again.model.state_dict().values()))
 
 
+@pytest.mark.slow
 def test_one_bad_batch_does_not_spoil_the_evidence(tiny_recipe: TinyRecipe) -> None:
     recipe = parse_recipe(tiny_recipe(pruning={"criterion": "taylor"}))
 
@@ -282,12 +329,13 @@ def test_one_bad_batch_does_not_spoil_the_evidence(tiny_recipe: TinyRecipe) -> N
     assert result.counters.events == 3
 
 
+@pytest.mark.slow
 def test_recalibration_makes_the_statistics_those_of_the_first_batches(tiny_recipe: TinyRecipe) -> None:
     stages = {}
     for batches in (0, 4):
         stages[batches] = compress(tiny_recipe(pruning={"recalibration_batches": batches})).stages
     losses = {
-        (batches, stage): found[stage]["clean"].metrics["clean"]["loss"]
+        (batches, stage): found[stage]["clean"].metrics[CLEAN]["loss"]
         for batches, found in stages.items()
         for stage in ("pruned", "recalibrated")
     }
@@ -298,21 +346,22 @@ def test_recalibration_makes_the_statistics_those_of_the_first_batches(tiny_reci
 def test_a_stage_that_changes_nothing_is_not_evaluated_again(
     tiny_recipe: TinyRecipe, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    evaluated: list[SuiteResult] = []
+    evaluated: list[CellResult] = []
 
-    def counted(*given: Any) -> SuiteResult:
-        evaluated.append(evaluate_suite(*given))
+    def counted(*given: Any) -> CellResult:
+        evaluated.append(evaluate_cell(*given))
         return evaluated[-1]
 
-    monkeypatch.setattr("adasap.training.run.evaluate_suite", counted)
+    monkeypatch.setattr("adasap.evaluation.runner.evaluate_cell", counted)
     nothing_cut = {"epochs": 0, "budget": {"macs": 1.0}, "schedule": "one_shot", "recalibration_batches": 0}
     result = compress(tiny_recipe(warm_up={"epochs": 0}, pruning=nothing_cut))
     stages = list(result.stages.values())
-    assert len(evaluated) == 2 * len(stages[0])  # dense and fine-tuned
+    assert len(evaluated) == 2 * sum(len(suite.cells) for suite in stages[0].values())  # dense and fine-tuned
     assert all(torch.equal(stage["clean"].per_image(), stages[0]["clean"].per_image()) for stage in stages[:-1])
     assert stages[-1]["clean"].metrics != stages[0]["clean"].metrics
 
 
+@pytest.mark.slow
 def test_clipping_bounds_every_update(tiny_recipe: TinyRecipe) -> None:
     def longest_update(**training: Any) -> float:
         rate = 0.02
@@ -334,6 +383,7 @@ def test_clipping_bounds_every_update(tiny_recipe: TinyRecipe) -> None:
     assert longest_update() > 0.3
 
 
+@pytest.mark.slow
 def test_a_wrong_group_stops_the_run(tiny_recipe: TinyRecipe, monkeypatch: pytest.MonkeyPatch) -> None:
     """Groups that forget one consumer: what the light proof after every event is there for."""
 
@@ -369,6 +419,7 @@ def test_an_optimizer_that_cannot_follow_a_cut_is_refused_before_training(
     assert records == []
 
 
+@pytest.mark.slow
 def test_a_knapsack_meets_the_budget_of_a_run(tiny_recipe: TinyRecipe) -> None:
     records: list[Record] = []
     result = compress(tiny_recipe(pruning={"selection": "knapsack", "criterion": "taylor"}), records=records)
@@ -390,19 +441,47 @@ def test_records_of_a_bad_batch_are_json(tmp_path: Path) -> None:
     json.loads(json.dumps(as_dict(record), allow_nan=False))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("criterion", ["taylor", "activation_mean"])
-def test_a_preview_trains_nothing(tiny_recipe: TinyRecipe, capsys: pytest.CaptureFixture[str], criterion: str) -> None:
-    from adasap.cli.compress import preview
-
-    preview(parse_recipe(tiny_recipe(pruning={"criterion": criterion})), Console(width=140))
-    text = capsys.readouterr().out
+def test_a_preview_trains_nothing(tiny_recipe: TinyRecipe, criterion: str) -> None:
+    text = str(adasap.preview(tiny_recipe(pruning={"criterion": criterion})))
     assert "48 plain steps" in text
     assert "output of the model" in text
 
 
+@pytest.mark.slow
 def test_plain_steps_of_a_run_are_what_it_then_takes(tiny_recipe: TinyRecipe) -> None:
     recipe: Recipe = parse_recipe(tiny_recipe())
     opened = CompressionRun(
         open_model(recipe.model), open_task(recipe), open_data(recipe), recipe, folder=None, observe=lambda r: None
     )
     assert opened.timetable.plain_steps(recipe) == compress(tiny_recipe()).counters.passes
+
+
+def test_a_folder_of_an_earlier_version_lacks_keys_that_came_later(tiny_recipe: TinyRecipe, tmp_path: Path) -> None:
+    recipe = parse_recipe(tiny_recipe())
+    _begin_folder(tmp_path, recipe)
+    (tmp_path / "checkpoint.safetensors").touch()
+    stored = recipe_tree(recipe)
+    del stored["data"]["train"]["skip_broken"], stored["training"]["clip_norm"]
+    (tmp_path / "recipe.yaml").write_text(dump_yaml(stored))
+    _begin_folder(tmp_path, recipe)
+    tree = tiny_recipe()
+    tree["data"]["train"]["skip_broken"] = True
+    with pytest.raises(RecipeError, match=r"another recipe: data\.train\.skip_broken \(False there, True here\); give"):
+        _begin_folder(tmp_path, parse_recipe(tree))
+    del stored["seed"], stored["model"]
+    (tmp_path / "recipe.yaml").write_text(dump_yaml(stored))
+    with pytest.raises(RecipeError, match=r"model\.builder \(absent there, "):
+        _begin_folder(tmp_path, recipe)
+
+
+def test_the_dense_model_is_not_kept_on_the_device(tiny_recipe: TinyRecipe, monkeypatch: pytest.MonkeyPatch) -> None:
+    recipe, moved = parse_recipe(tiny_recipe()), []
+    run = CompressionRun(
+        open_model(recipe.model), open_task(recipe), open_data(recipe), recipe, folder=None, observe=lambda r: None
+    )
+    monkeypatch.setattr(run.dense_model, "to", lambda place: moved.append(place) or run.dense_model)
+    run.evaluate("dense", run.dense_model)
+    run.evaluate("warmed up")
+    assert moved == [run.runtime.device, "cpu"]

@@ -6,10 +6,10 @@ import pytest
 import torch
 
 import adasap
-from adasap.criteria import criterion_names
+from adasap.criteria import CRITERIA
 from adasap.data import InMemoryImages
 from adasap.groups import trace_groups
-from adasap.pruning import BudgetOptions, CandidateOptions, MACs, PreparingOptions, PruningOptions
+from adasap.pruning import BudgetOptions, MACs, PruningOptions
 from adasap.training import (
     Compression,
     Data,
@@ -24,14 +24,14 @@ from adasap.training import (
 from adasap.training.options import FinalSharpnessOptions
 from criteria_nets import plain_net
 
-SEARCH = {"selection": "candidates", "candidates": CandidateOptions(count=3, calibration_batches=1, scoring_batches=1)}
+SEARCH = {"selection": "candidates", "selection_options": {"count": 3, "calibration_batches": 1, "scoring_batches": 1}}
 WAYS = {
-    "growing_l2": {"prepare": PreparingOptions(kind="growing_l2", growth=0.1, every=2)},
-    "soft_masks": {"prepare": PreparingOptions(kind="soft_masks")},
+    "growing_l2": {"prepare": {"kind": "growing_l2", "growth": 0.1, "every": 2}},
+    "soft_masks": {"prepare": {"kind": "soft_masks"}},
     "candidates": SEARCH,
-    "soft_masks, candidates": {"prepare": PreparingOptions(kind="soft_masks"), **SEARCH},
-    "soft_masks, knapsack": {"prepare": PreparingOptions(kind="soft_masks"), "selection": "knapsack"},
-    "soft_masks, isomorphic": {"prepare": PreparingOptions(kind="soft_masks"), "ranking": "isomorphic"},
+    "soft_masks, candidates": {"prepare": {"kind": "soft_masks"}, **SEARCH},
+    "soft_masks, knapsack": {"prepare": {"kind": "soft_masks"}, "selection": "knapsack"},
+    "soft_masks, isomorphic": {"prepare": {"kind": "soft_masks"}, "ranking": "isomorphic"},
 }
 STEPS = ("plain", "adaptive")
 FAST = {
@@ -44,7 +44,7 @@ FAST = {
 
 def combinations() -> list[object]:
     """Every criterion in the main ways, the mixed ways with one criterion of each kind; steps take turns."""
-    every = [(way, name, i + j) for i, way in enumerate(WAYS) for j, name in enumerate(criterion_names())]
+    every = [(way, name, i + j) for i, way in enumerate(WAYS) for j, name in enumerate(sorted(CRITERIA))]
     some = ("l2", "taylor", "apoz")
     turns = [(way, name, STEPS[n % 2]) for way, name, n in every if "," not in way or name in some]
     wanted = sorted({*turns, *FAST})
@@ -57,6 +57,7 @@ def data() -> Data:
     return Data(InMemoryImages(images, torch.arange(48) % 3), suites=(), example_inputs=torch.zeros(1, 3, 6, 6))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("way", "criterion", "steps"), combinations())
 def test_it_compresses_to_the_budget_and_every_cut_is_the_masked_model(way: str, criterion: str, steps: str) -> None:
     net, _ = plain_net(first=8, second=8)
@@ -64,7 +65,7 @@ def test_it_compresses_to_the_budget_and_every_cut_is_the_masked_model(way: str,
     dense = MACs(net, trace_groups(net, inputs), inputs).dense
     sharpness = SharpnessOptions(kind=steps)  # type: ignore[arg-type]
     config = Compression(
-        training=TrainingOptions(batch_size=8, runtime=RuntimeOptions(device="cpu")),
+        training=TrainingOptions(batch_size=8, runtime=RuntimeOptions(device="cpu", precision="float32")),
         warm_up=PhaseOptions(epochs=0.5, sharpness=sharpness),
         pruning=PruningOptions(
             epochs=1.0,

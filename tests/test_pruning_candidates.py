@@ -16,31 +16,22 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 import adasap
-from adasap.cli.progress import ProgressObserver
-from adasap.cli.runs import open_data, open_task
-from adasap.config import parse_recipe
 from adasap.errors import BudgetError, RecipeError
+from adasap.experiments.compress import open_data, open_task
+from adasap.experiments.progress import ProgressObserver
+from adasap.experiments.recipe import parse_recipe
+from adasap.extras.candidate_search import CandidateScorer, Verdict, find_best
+from adasap.extras.candidates import Candidates, draw_candidate
 from adasap.groups import ChannelGroup, Slot
 from adasap.models import open_model
-from adasap.pruning import (
-    Budget,
-    CandidateOptions,
-    Parameters,
-    PruningOptions,
-    PruningPlan,
-    Selection,
-    apply_plan_,
-    draw_candidate,
-)
+from adasap.pruning import Budget, Parameters, PruningOptions, PruningPlan, Selection, apply_plan_
 from adasap.sharpness import recalibrate_
 from adasap.training import CandidateRecord, PhaseRecord, PruneRecord, Record, Runtime, RuntimeOptions, ignore
 from adasap.training.checkpoint import read_checkpoint
-from adasap.training.opening import open_state
 from adasap.training.options import TrainingOptions
-from adasap.training.search import Jury, find_best
+from adasap.training.run_schedule import Event
 from adasap.training.seed import derived_seed
-from adasap.training.state import Verdict
-from adasap.training.timetable import Event
+from adasap.training.start import open_state
 from criteria_nets import each, plain_net
 
 Tree = dict[str, Any]
@@ -119,8 +110,8 @@ def test_a_verdict_is_of_the_cut_and_recalibrated_model() -> None:
     before = {name: tensor.clone() for name, tensor in net.state_dict().items()}
     task = Labels(mean=(0.0,) * 3, std=(1.0,) * 3)
     four = batches(4)
-    jury = Jury(task, Runtime(RuntimeOptions(device="cpu")), four[:2], four[2:])
-    score, loss = jury.verdict(net, groups, plan)
+    scorer = CandidateScorer(task, Runtime(RuntimeOptions(device="cpu", precision="float32")), four[:2], four[2:])
+    score, loss = scorer.verdict(net, groups, plan)
     assert all(torch.equal(tensor, before[name]) for name, tensor in net.state_dict().items())
     assert net.training
     cut, cut_groups = plain_net()
@@ -143,22 +134,25 @@ def test_verdicts_are_ranked_by_what_the_recipe_says() -> None:
 def test_the_earliest_of_equal_candidates_is_taken_and_what_is_no_number_never_is() -> None:
     """Verdicts that are known already are not asked for again."""
     net, groups = plain_net(first=20, second=20)
-    options = PruningOptions(selection="candidates", candidates=CandidateOptions(count=4, with_ranking=False))
+    method = Candidates(count=4, with_ranking=False)
+    options = PruningOptions(selection="candidates")
     selection = Selection.of(options, net, groups, torch.zeros(1, 3, 6, 6))
-    runtime = Runtime(RuntimeOptions(device="cpu"))
+    runtime = Runtime(RuntimeOptions(device="cpu", precision="float32"))
     state = open_state(net, groups, TrainingOptions(), runtime, None)
     nan = Verdict(float("nan"), float("nan"))
     state.tried = [nan, Verdict(0.25, 1.0), Verdict(0.25, 1.0), nan]
     event = Event(1, 0, limit=0.5 * selection.cost.dense)
     scores = {group.name: torch.rand(group.num_channels) for group in groups}
-    jury = Jury(Labels(mean=(0.0,) * 3, std=(1.0,) * 3), runtime, (), ())
+    scorer = CandidateScorer(Labels(mean=(0.0,) * 3, std=(1.0,) * 3), runtime, (), ())
 
     def forbidden(*_: Any) -> None:
         raise AssertionError("nothing is left to try")
 
-    best = find_best(selection, state, scores, event, jury, seed=7, num_events=1, observe=forbidden, save=forbidden)
+    best = find_best(
+        method, selection, state, scores, event, scorer, seed=7, num_events=1, observe=forbidden, save=forbidden
+    )
     drawn = [
-        selection.candidate(groups, scores, event.limit, seed=derived_seed(7, "candidate", 1, number)).to_json()
+        method.draw(selection, groups, scores, event.limit, seed=derived_seed(7, "candidate", 1, number)).to_json()
         for number in (1, 2, 3, 4)
     ]
     assert len(set(drawn)) == 4
@@ -177,7 +171,7 @@ def test_the_progress_bar_says_which_candidate_is_tried() -> None:
 
 def searched(count: int, **more: Any) -> Tree:
     candidates = {"count": count, "calibration_batches": 1, "scoring_batches": 2, **more}
-    return {"selection": "candidates", "schedule": "one_shot", "candidates": candidates}
+    return {"selection": "candidates", "schedule": "one_shot", "selection_options": candidates}
 
 
 def compressed(tree: Tree, folder: Path | None = None, observe: Callable[[Record], None] = ignore) -> adasap.Result:
@@ -188,6 +182,7 @@ def compressed(tree: Tree, folder: Path | None = None, observe: Callable[[Record
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("by", ["score", "loss"])
 def test_the_best_candidate_is_taken(tiny_recipe: TinyRecipe, by: str) -> None:
     records: list[Record] = []
@@ -212,6 +207,7 @@ def test_without_competition_it_is_the_ranking(tiny_recipe: TinyRecipe) -> None:
     assert same.to_json() == ranked.to_json() != other.to_json()
 
 
+@pytest.mark.slow
 def test_every_event_searches_anew(tiny_recipe: TinyRecipe) -> None:
     records: list[Record] = []
     several = searched(2) | {"schedule": "cubic", "events": 3}
@@ -247,10 +243,10 @@ def test_a_killed_search_goes_on_where_it_was(tiny_recipe: TinyRecipe, tmp_path:
 
 def test_options_are_checked(tiny_recipe: TinyRecipe) -> None:
     with pytest.raises(RecipeError, match="give at least 1 of each"):
-        CandidateOptions(count=0)
+        Candidates(count=0)
     with pytest.raises(RecipeError, match=r"draws what each group loses, so pruning\.ranking 'uniform' has no part"):
         PruningOptions(selection="candidates", ranking="uniform")
-    with pytest.raises(RecipeError, match=r"unknown key 'pruning.candidates.number'"):
+    with pytest.raises(RecipeError, match=r"unknown key 'pruning.selection_options.number'"):
         parse_recipe(tiny_recipe(pruning=searched(1, number=3)))
     with pytest.raises(RecipeError, match=r"more than the 8 of an epoch; lower them or training\.batch_size"):
         compressed(tiny_recipe(pruning=searched(1, scoring_batches=8)))

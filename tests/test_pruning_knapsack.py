@@ -81,6 +81,7 @@ def test_separable_costs_are_solved_to_the_proven_optimum(seed: int, kept: float
     assert solution.cost <= kept * cost.dense
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("unit", ["parameters", "MACs"])
 @pytest.mark.parametrize("kept", [0.3, 0.5, 0.7])
 @pytest.mark.parametrize("seed", [0, 1, 2])

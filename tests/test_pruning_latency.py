@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import json
+from pathlib import Path
 
 import pytest
 import torch
@@ -13,12 +15,13 @@ import adasap
 from adasap.errors import BudgetError, RecipeError
 from adasap.groups import ChannelGroup, prunable, trace_groups, widths
 from adasap.models.cifar_resnet import cifar_resnet20
+from adasap.profiling import Latency, LatencyTable
+from adasap.profiling.agreement import check_prediction, require_agreement
+from adasap.profiling.calibration import Bench, _fit, calibrate, cut_copy, prediction_accuracy, random_widths
+from adasap.profiling.reading import layer_calls
+from adasap.profiling.table import grid_widths
+from adasap.profiling.timing import Setting, TimingOptions, measure_layers_, time_layer_ms, time_models_ms
 from adasap.pruning import Budget, BudgetOptions, build_cost, solve_knapsack
-from adasap.pruning.latency import Latency, LatencyTable
-from adasap.pruning.latency.calibration import Bench, _fit, calibrate, cut_copy, prediction_accuracy, random_widths
-from adasap.pruning.latency.reading import layer_calls
-from adasap.pruning.latency.table import grid_widths
-from adasap.pruning.latency.timing import Setting, TimingOptions, measure_layers_, time_layer_ms, time_models_ms
 
 CPU = torch.device("cpu")
 QUICK = TimingOptions(repeats=1, milliseconds=0.0, rounds=2, seconds=0.0)
@@ -64,8 +67,8 @@ class PaddedFirst(nn.Module):
     ("build", "size"),
     [
         (PaddedFirst, 8),
-        (cifar_resnet20, 32),
-        (torchvision.models.resnet18, 64),
+        pytest.param(cifar_resnet20, 32, marks=pytest.mark.slow),
+        pytest.param(torchvision.models.resnet18, 64, marks=pytest.mark.slow),
         *(pytest.param(getattr(torchvision.models, n), 64, marks=pytest.mark.slow) for n in SLOW_NETWORKS),
     ],
 )
@@ -180,10 +183,79 @@ def test_a_measured_table_is_resumed_kept_as_json_and_spent_by_the_knapsack() ->
         assert solve_knapsack(groups, scores, budget).cost <= budget.limit
 
 
-@pytest.mark.parametrize("text", ["", "[]", '{"format": "other"}', '{"format": "adasap-latency-table-1"}'])
+@pytest.mark.parametrize("text", ["", "[]", '{"format": "other"}', '{"format": "adasap-latency-table-1"}', "[" * 10**5])
 def test_foreign_files_are_refused(text: str) -> None:
-    with pytest.raises(BudgetError, match="no latency table"):
+    with pytest.raises(BudgetError, match=r"the latency table is not (valid JSON|a latency table)"):
         LatencyTable.from_json(text)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "words"),
+    [
+        ("scale", -1.0, "scale is '-1.0' instead of a number from 0"),
+        ("scale", "inf", "scale is 'inf' instead of a number"),
+        ("scale", True, "scale is 'True' instead of a number"),
+        ("call_ms", None, "call_ms is 'None' instead of a number"),
+        ("call_ms", 10**300, "call_ms is '1000.*' instead of a number"),
+        ("alignment", 0, "alignment is '0' instead of a whole number from 1"),
+        ("alignment", 8.0, "alignment is '8.0' instead of a whole number"),
+        ("points", [], "points is list instead of an object"),
+        ("points", {"conv": 3}, "a point of layer 'conv' is '3' instead of"),
+        ("points", {"conv": [[]]}, r"a point of layer 'conv' is '\[\]' instead of"),
+        ("points", {"conv": [[8, -0.5]]}, "the milliseconds of layer 'conv' is '-0.5' instead of"),
+        ("points", {"conv": [[8, "nan"]]}, "the milliseconds of layer 'conv' is 'nan' instead of"),
+        ("points", {"conv": [[10**9, 0.5]]}, "a width of layer 'conv' is '1000000000' instead of"),
+        ("points", {"conv": [[True, 0.5]]}, "a width of layer 'conv' is 'True' instead of"),
+        ("points", {"conv": [[8, 0.5], [8, 0.6]]}, "layer 'conv' has two points at widths"),
+        ("points", {"conv": [[8, 0.5], [8, 8, 0.6]]}, "points of unequal length"),
+        ("settings", {"batch": 10**9}, "batch is '1000000000' instead of a whole number from 1 to 4,096"),
+        ("settings", {"threads": "two"}, "threads is 'two' instead of a whole number"),
+        ("settings", {"precision": "int8"}, "settings.precision is 'int8'; float32, bf16, fp16 are known"),
+        ("settings", {"error": {"median": -1}}, "error.median is '-1' instead of a number"),
+        ("settings", {"device": ["cpu"]}, "settings.device is list instead of text"),
+        ("more", 1, "the key 'more' is missing or unknown"),
+    ],
+)
+def test_a_table_that_cannot_be_is_refused(key: str, value: object, words: str) -> None:
+    data = {"format": "adasap-latency-table-1", "settings": {}, "alignment": 1, "scale": 1.0, "call_ms": 0.0}
+    data |= {"points": {"conv": [[8, 0.5]]}}
+    assert LatencyTable.from_json(json.dumps(data)).points == {"conv": {(8,): 0.5}}  # of an earlier version: no digest
+    with pytest.raises(BudgetError, match=words):
+        LatencyTable.from_json(json.dumps(data | {key: value}))
+
+
+@pytest.mark.parametrize("word", ["NaN", "Infinity", "1e400"])
+def test_numbers_that_are_not_finite_are_refused_as_words_too(word: str) -> None:
+    table = LatencyTable(points={"conv": {(8,): 0.5}})
+    with pytest.raises(BudgetError, match=f"the number {word} is not finite"):
+        LatencyTable.from_json(table.to_json().replace("0.5", word))
+    with pytest.raises(BudgetError, match="the latency table was altered or damaged: its digest does not match"):
+        LatencyTable.from_json(table.to_json().replace("0.5", "0.25"))
+
+
+@pytest.mark.slow
+def test_a_table_is_used_only_where_it_predicts_the_dense_model() -> None:
+    net, groups, x = network()
+    here = Setting(threads=1)
+    table = made_up(layer_calls(net, groups, x[:1]), lambda widths: 1e6)
+    table.settings = {**here.describe(), "batch": 1}
+    with pytest.raises(
+        BudgetError,
+        match=r"t\.json predicts .* ms for the dense model, which takes .* remove it and measure again with "
+        r"`adasap profile MODEL --latency-table t\.json --batch 1 --threads 1 --precision float32`",
+    ):
+        require_agreement(table, Path("t.json"), net, groups, x)
+    table.settings["processor"] = "another"
+    require_agreement(table, Path("t.json"), net, groups, x)  # nothing can be measured here
+
+
+def test_a_table_is_measured_again_before_it_is_refused() -> None:
+    times = iter([2.0, 1.6, 1.09, 5.0])
+    check_prediction(1.0, times.__next__, where="t.json", command="")
+    assert list(times) == [5.0]
+    busy = iter([2.0, 1.6, 1.2, 3.0, 1.0])
+    with pytest.raises(BudgetError, match=r"predicts 1\.00 ms .* takes 1\.20 ms here \(17 % off in the best of 4"):
+        check_prediction(1.0, busy.__next__, where="t.json", command="")
 
 
 def test_calibration_finds_what_a_call_costs_and_what_the_network_adds() -> None:
@@ -235,7 +307,7 @@ def test_a_compiled_setting_compiles_for_these_shapes() -> None:
     with setting.applied():
         assert torch.get_num_threads() == 1
         times = time_models_ms({"it": placed}, batch, rounds=2, seconds=0.0)
-        torch.testing.assert_close(placed(batch), net(batch), rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(batch.call(placed), batch.call(net), rtol=1e-4, atol=1e-5)
     assert len(times["it"]) == 2
     assert isinstance(placed, torch._dynamo.eval_frame.OptimizedModule)
 
@@ -275,6 +347,7 @@ def test_a_missing_table_names_the_command_that_makes_it(tmp_path) -> None:
         build_cost(options, net, groups, x[:1])
 
 
+@pytest.mark.slow
 def test_prune_takes_milliseconds(tmp_path) -> None:
     net, groups, x = network()
     table = made_up(layer_calls(net, groups, x), bilinear)

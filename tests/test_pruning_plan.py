@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 
 import pytest
 import torch
@@ -42,7 +43,9 @@ def test_json_brings_it_back() -> None:
 @pytest.mark.parametrize(
     ("path", "value", "message"),
     [
-        ((), "{", "no JSON"),
+        ((), "{", "the pruning plan is not valid JSON"),
+        ((), '{"format": "adasap-plan-1", "format": "adasap-plan-1"}', "the key 'format' is given twice"),
+        ((), "[" * 100_000, "nested too deeply"),
         ((), "[]", "wanted a JSON object"),
         (("format",), "other", "format is 'other'"),
         (("fingerprint",), 3, "fingerprint"),
@@ -53,13 +56,21 @@ def test_json_brings_it_back() -> None:
         (("groups", "conv1", "kept"), [2, 1], "ascend"),
         (("groups", "conv1", "kept"), [-1], "within 0 to 5"),
         (("groups", "conv1", "kept"), [6], "within 0 to 5"),
+        (("groups", "conv1", "kept"), [10**400], "within 0 to 5"),
+        (("groups", "conv1", "kept"), [-(10**30)], "within 0 to 5"),
         (("groups", "conv1", "kept"), [1.5], "list of integers"),
         (("groups", "conv1", "kept"), [True], "list of integers"),
         (("groups", "conv1", "num_channels"), "6", "integer num_channels"),
+        (("groups", "conv1", "num_channels"), True, "integer num_channels"),
+        (("groups", "conv1", "num_channels"), 10**9, "has num_channels 1000000000 .* wanted 1 to 10,000,000"),
+        (("groups", "conv1", "num_channels"), 0, "has num_channels 0"),
+        (("groups", "conv1", "more"), 0, "the keys num_channels, kept, more"),
+        (("more",), 0, "found format, fingerprint, groups, more"),
     ],
 )
 def test_altered_json_is_refused(path: tuple[str, ...], value: object, message: str) -> None:
     data = json.loads(example().to_json())
+    del data["sha256"]  # as somebody writes a plan by hand
     if not path:
         data = value
     else:
@@ -69,6 +80,33 @@ def test_altered_json_is_refused(path: tuple[str, ...], value: object, message: 
         place[path[-1]] = value
     with pytest.raises(PlanError, match=message):
         PruningPlan.from_json(data)
+
+
+def test_a_plan_that_is_not_what_its_digest_says_is_refused() -> None:
+    data = json.loads(example().to_json())
+    data["groups"]["conv1"]["kept"] = [0, 1]
+    for altered in (data, json.dumps(data)):
+        with pytest.raises(PlanError, match="the pruning plan was altered or damaged: its digest does not match"):
+            PruningPlan.from_json(altered)
+
+
+@pytest.mark.parametrize("with_digest", [True, False])
+def test_mutated_json_is_refused_or_says_the_same(with_digest: bool) -> None:
+    plan, draws = example(), random.Random(0)
+    data = json.loads(plan.to_json())
+    text = json.dumps(data if with_digest else {key: value for key, value in data.items() if key != "sha256"})
+    words = ("", "NaN", "1e400", "-1", "null", "true", "[]", "{", '"', "9" * 5000, "\0", ",", "\ud800", "1" * 300)
+    refused = 0
+    for _ in range(1000):
+        start = draws.randrange(len(text))
+        mutated = text[:start] + draws.choice(words) + text[start + draws.randrange(12) :]
+        try:
+            back = PruningPlan.from_json(mutated)
+        except PlanError:
+            refused += 1
+            continue
+        assert not with_digest or same(back, plan)
+    assert refused > 500
 
 
 def test_frozen_and_unknown_groups_are_refused() -> None:

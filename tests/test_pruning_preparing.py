@@ -13,13 +13,14 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 import adasap
-from adasap.cli.runs import open_data, open_task
-from adasap.config import parse_recipe
 from adasap.criteria import score
 from adasap.errors import RecipeError
+from adasap.experiments.compress import open_data, open_task
+from adasap.experiments.recipe import parse_recipe
+from adasap.extras.growing_penalty import GrowingPenalty
 from adasap.groups import ChannelGroup, Scores, Slot
 from adasap.models import open_model
-from adasap.pruning import PreparingOptions, PruningPlan, build_preparation
+from adasap.pruning import PruningOptions, PruningPlan
 from adasap.training import CompressionRun, Record, StepRecord, ignore
 from adasap.training.checkpoint import read_checkpoint
 from criteria_nets import Plain, each, plain_net
@@ -54,9 +55,8 @@ def penalty(net: Plain) -> Tensor:
 
 def test_it_is_the_gradient_of_the_penalty_and_reaches_nothing_else() -> None:
     net, groups = plain_net()
-    options = PreparingOptions(kind="growing_l2", growth=0.25, every=2)
-    preparation = build_preparation(options, net, groups, choose)
-    assert preparation is not None
+    preparation = GrowingPenalty(growth=0.25, every=2)
+    preparation.begin(net, groups, choose)
     expected = torch.autograd.grad(penalty(net), list(net.parameters()), allow_unused=True)
     for step, factor in ((0, 0.0), (3, 0.25), (8, 1.0), (100, 1.0)):
         preparation.before_step_(step, with_unit_gradients(net), groups)
@@ -68,8 +68,8 @@ def test_it_is_the_gradient_of_the_penalty_and_reaches_nothing_else() -> None:
 
 def test_parameters_without_a_gradient_get_none() -> None:
     net, groups = plain_net()
-    preparation = build_preparation(PreparingOptions(kind="growing_l2"), net, groups, choose)
-    assert preparation is not None
+    preparation = GrowingPenalty()
+    preparation.begin(net, groups, choose)
     preparation.before_step_(50, net, groups)
     assert all(parameter.grad is None for parameter in net.parameters())
 
@@ -82,8 +82,8 @@ def test_channels_are_chosen_anew_every_so_many_steps_and_after_a_cut() -> None:
         chosen.append(scores["conv1"])
         return choose(now, scores)
 
-    preparation = build_preparation(PreparingOptions(kind="growing_l2", score="l2", every=3), net, groups, watch)
-    assert preparation is not None
+    preparation = GrowingPenalty(score="l2", every=3)
+    preparation.begin(net, groups, watch)
     for step in range(7):
         preparation.before_step_(step, net, groups)
     assert len(chosen) == 3
@@ -93,20 +93,27 @@ def test_channels_are_chosen_anew_every_so_many_steps_and_after_a_cut() -> None:
 
 
 def test_options_are_checked() -> None:
-    assert build_preparation(PreparingOptions(), *plain_net(), choose) is None
+    assert PruningOptions(prepare={"kind": "growing_l2"}).prepare["ceiling"] == 1.0
+    with pytest.raises(RecipeError, match="there is no preparation 'growing'; did you mean 'growing_l2'"):
+        PruningOptions(prepare={"kind": "growing"})
+    with pytest.raises(RecipeError, match=r"there is no preparation \['none'\]"):
+        PruningOptions(prepare={"kind": ["none"]})
+    with pytest.raises(RecipeError, match=r"pruning\.prepare is 'none'; give kind"):
+        PruningOptions(prepare="none")  # type: ignore[arg-type]
+    with pytest.raises(RecipeError, match=r"unknown key 'pruning\.prepare\.grow'; did you mean 'growth'"):
+        PruningOptions(prepare={"kind": "growing_l2", "grow": 1})
     with pytest.raises(RecipeError, match="'taylor' needs gradients; use l1"):
-        PreparingOptions(score="taylor")
+        GrowingPenalty(score="taylor")
     with pytest.raises(RecipeError, match="every of at least 1"):
-        PreparingOptions(every=0)
+        GrowingPenalty(every=0)
 
 
 def test_slots_that_share_an_index_are_penalised_once() -> None:
     net = nn.Linear(2, 5, bias=False)
     slots = (Slot("weight", 0, "producer", each(3)), Slot("weight", 0, "producer", each(3, start=2)))
     group = ChannelGroup("g", 3, slots)
-    options = PreparingOptions(kind="growing_l2", growth=1.0, every=1)
-    preparation = build_preparation(options, net, (group,), lambda g, s: PruningPlan.of(g, {"g": [1]}))
-    assert preparation is not None
+    preparation = GrowingPenalty(growth=1.0, every=1)
+    preparation.begin(net, (group,), lambda g, s: PruningPlan.of(g, {"g": [1]}))
     net.weight.grad = torch.zeros_like(net.weight)
     preparation.before_step_(1, net, (group,))
     assert torch.equal(net.weight.grad[[0, 2, 4]], net.weight[[0, 2, 4]].detach())
@@ -145,6 +152,7 @@ def test_channels_have_all_but_vanished_when_they_are_cut(tiny_recipe: TinyRecip
     assert lowest(prepared(growth=0.2, ceiling=20.0)) < 0.2 * lowest({"pruning": {"criterion": "l1"}})
 
 
+@pytest.mark.slow
 def test_no_growth_is_no_preparation_bit_for_bit(tiny_recipe: TinyRecipe) -> None:
     plain, zero = (
         compressed(tiny_recipe(**sections)).model.state_dict()

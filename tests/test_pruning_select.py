@@ -208,6 +208,7 @@ def test_a_group_without_a_class_is_named() -> None:
         select_channels(groups, draws(groups), Budget(cost, kept=0.5), classes={"0": "a"})
 
 
+@pytest.mark.slow
 def test_isomorphic_classes_are_the_groups_built_alike_whatever_their_width() -> None:
     def classes(*widths: int) -> dict[str, str] | None:
         model = digits_net(num_classes=10, widths=widths)

@@ -14,23 +14,24 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 import adasap
-from adasap.cli.runs import open_data, open_task
-from adasap.config import parse_recipe
 from adasap.criteria import GradientCriterion, ReadingSide, build_criterion, reading_side, score
 from adasap.errors import RecipeError
+from adasap.experiments.compress import open_data, open_task
+from adasap.experiments.recipe import parse_recipe
+from adasap.extras.soft_mask import SoftMask, SoftMasks
 from adasap.groups import masked
 from adasap.models import open_model
-from adasap.pruning import PruningOptions, PruningPlan, SoftMask
+from adasap.pruning import PruningOptions, PruningPlan
 from adasap.sharpness import PerturbationOptions, recalibrate_
 from adasap.training import PruneRecord, Record, Runtime, RuntimeOptions, SharpnessOptions, StepRecord, ignore
 from adasap.training.checkpoint import read_checkpoint
-from adasap.training.event import cut_, mask_
 from adasap.training.loop import Trainer
-from adasap.training.opening import open_state
 from adasap.training.optimizer import OptimizerOptions, ScheduleOptions
 from adasap.training.options import TrainingOptions
-from adasap.training.perturber import Perturber
+from adasap.training.perturbation_schedule import Perturber
+from adasap.training.pruning_event import cut_, hold_back_
 from adasap.training.scoring import Scoring
+from adasap.training.start import open_state
 from adasap.training.state import TrainingState
 from criteria_nets import plain_net
 
@@ -64,7 +65,7 @@ def opened(precision: Literal["float32", "bf16"] = "float32", **optimizer: Any) 
     options = TrainingOptions(
         optimizer=OptimizerOptions(learning_rate=0.01, **optimizer), schedule=ScheduleOptions("constant")
     )
-    state = open_state(net, groups, options, runtime, None)
+    state = open_state(net, groups, options, runtime, None, SoftMasks())
     return state, Trainer(state, TASK, runtime, options, num_steps=9, warm_up_steps=0, seed=0, observe=ignore)
 
 
@@ -80,6 +81,7 @@ STEPS = {
 }
 
 
+@pytest.mark.filterwarnings("ignore:bf16 is emulated")
 @pytest.mark.parametrize(
     ("steps", "precision"), [("plain", "float32"), ("SAM", "float32"), ("ASAM", "float32"), ("SAM", "bf16")]
 )
@@ -88,11 +90,11 @@ def test_what_is_not_masked_is_trained_as_in_the_cut_model(steps: str, precision
     close = {"rtol": 1e-3, "atol": 1e-5} if precision == "float32" else {"rtol": 2e-2, "atol": 2e-3}
     plan = PruningPlan.of(hidden.groups, KEPT)
     probe = batches(1)[0][0]
-    assert mask_(hidden, plan, probe) < 1e-5
-    assert cut_(cut, plan, probe) < 1e-5
+    assert hold_back_(hidden, plan, probe) < 1e-5
+    assert cut_(cut, plan, probe)[0] < 1e-5
     trained(masking, STEPS[steps], 4)
     trained(cutting, STEPS[steps], 4)
-    assert cut_(hidden, plan, probe) < 1e-5
+    assert cut_(hidden, plan, probe)[0] < 1e-5
     for name, tensor in cut.model.state_dict().items():
         torch.testing.assert_close(hidden.model.state_dict()[name], tensor, **close)
     momenta = zip(hidden.optimizer.state.values(), cut.optimizer.state.values(), strict=True)
@@ -108,7 +110,7 @@ def test_readers_of_masked_channels_learn_straight_through_the_mask() -> None:
         leaves = {name: p.detach().clone().requires_grad_() for name, p in state.model.named_parameters()}
     state.model.train()
     nn.functional.cross_entropy(functional_call(state.model, leaves, (images,)), labels).backward()
-    state.soft_mask = SoftMask(state.model, state.groups, PruningPlan.of(state.groups, KEPT))
+    state.preparation.hold_(state.model, state.groups, PruningPlan.of(state.groups, KEPT))
     trained(trainer, STEPS["plain"], 1)
     for name, parameter in state.model.named_parameters():
         torch.testing.assert_close(parameter.detach(), before[name] - 0.01 * leaves[name].grad)  # type: ignore[operator]
@@ -118,7 +120,7 @@ def test_readers_of_masked_channels_learn_straight_through_the_mask() -> None:
 
 def test_an_ascent_leaves_masked_entries_where_they_are() -> None:
     state, trainer = opened()
-    state.soft_mask = SoftMask(state.model, state.groups, PruningPlan.of(state.groups, KEPT))
+    state.preparation.hold_(state.model, state.groups, PruningPlan.of(state.groups, KEPT))
     seen: list[Tensor] = []
 
     class Watching(Perturber):
@@ -150,13 +152,13 @@ def test_a_plan_counts_what_is_masked_and_what_comes_back() -> None:
 
 def test_the_mask_goes_through_a_checkpoint() -> None:
     state, _ = opened()
-    mask_(state, PruningPlan.of(state.groups, KEPT), batches(1)[0][0])
+    hold_back_(state, PruningPlan.of(state.groups, KEPT), batches(1)[0][0])
     other, _ = opened()
     other.load(state.tensors(), state.metadata())
     images = batches(2)[1][0]
     outputs = []
     for opened_state in (state, other):
-        with opened_state.masking():
+        with opened_state.preparation.applied():
             outputs.append(opened_state.model.eval()(images))
     assert torch.equal(*outputs)
     assert not torch.equal(outputs[0], state.model(images))
@@ -180,7 +182,7 @@ def test_scores_are_of_the_slices_that_read_a_channel() -> None:
 @pytest.mark.parametrize("name", ["taylor", "taylor2", "fisher"])
 def test_masked_channels_have_evidence(name: str) -> None:
     state, trainer = opened()
-    mask_(state, PruningPlan.of(state.groups, KEPT), batches(1)[0][0])
+    hold_back_(state, PruningPlan.of(state.groups, KEPT), batches(1)[0][0])
     for batch in batches(2):
         trainer.step(batch, "pruning", Perturber(STEPS["SAM"]), ReadingSide(build_criterion(name)))
     evidence = state.evidence.mean()
@@ -205,12 +207,12 @@ def test_a_look_at_batches_sees_the_dense_model_with_its_own_statistics(name: st
     criterion = ReadingSide(build_criterion(name, num_batches=1))
     options = PruningOptions(criterion=name, recalibration_batches=2)
     scoring = Scoring(criterion, options, state, TASK, trainer.runtime, batches)
-    mask_(state, PruningPlan.of(state.groups, KEPT), batches(1)[0][0])
+    hold_back_(state, PruningPlan.of(state.groups, KEPT), batches(1)[0][0])
     scoring.recalibrate()
     before = {key: tensor.clone() for key, tensor in state.model.state_dict().items()}
     scores = scoring.score()
     assert all(torch.equal(tensor, before[key]) for key, tensor in state.model.state_dict().items())
-    assert state.soft_mask is not None
+    assert state.preparation.num_held
     other, _ = opened()
     dense = other.model
     recalibrate_(dense, batches(2))
@@ -237,6 +239,7 @@ def compressed(tree: Tree, folder: Path | None = None, observe: Callable[[Record
     )
 
 
+@pytest.mark.slow
 def test_channels_come_back_until_the_last_event_cuts(tiny_recipe: TinyRecipe) -> None:
     records: list[Record] = []
     result = compressed(tiny_recipe(pruning=soft(criterion="taylor", events=4)), observe=records.append)
@@ -271,7 +274,7 @@ def test_a_resumed_run_goes_on_under_its_masks(
     for step, begun, masks in ((9, 8, True), (13, 12, True), (15, 14, False)):
         metadata = read_checkpoint(tmp_path / f"killed{step}" / "checkpoint.safetensors")[1]
         assert metadata["counters"]["step"] == begun
-        assert (metadata["masked"] is not None) is masks
+        assert (metadata["preparation"] is not None) is masks
         compressed(tree, tmp_path / f"killed{step}")
         resumed = load_file(tmp_path / f"killed{step}" / "checkpoint.safetensors")
         assert whole.keys() == resumed.keys()

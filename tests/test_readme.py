@@ -13,8 +13,9 @@ import yaml
 from torch import Tensor, nn
 
 import adasap
-from adasap import robustness
+from adasap import evaluation
 from adasap.pruning import BudgetOptions, PruningOptions
+from adasap.tasks.classification import metrics
 
 ROOT = Path(__file__).parents[1]
 
@@ -23,6 +24,7 @@ def blocks(path: Path, language: str = "python") -> list[str]:
     return re.findall(rf"```{language}\n(.*?)```", path.read_text(), flags=re.DOTALL)
 
 
+@pytest.mark.slow
 def test_readme_code_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     spec = adasap.ModelSpec("torchvision:resnet18", {"num_classes": 10}, input_size=(3, 64, 64))
@@ -67,6 +69,7 @@ def pretrained() -> nn.Module:
     return adasap.open_model(adasap.ModelSpec("torchvision:resnet18", {"num_classes": 10}))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("place", range(len(blocks(MIGRATION))))
 def test_every_block_of_the_migration_page_makes_the_model_smaller(
     place: int, pretrained: nn.Module, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -121,7 +124,7 @@ def test_the_code_of_the_robustness_page_runs_and_its_tables_are_what_it_prints(
     assert "Calibration and the worst class" in names["tables"]
     functions = {name for cell in re.findall(r"\| ([^|]*) \|\n", page) for name in re.findall(r"`(\w+)`", cell)}
     assert len(functions) == 11
-    assert functions <= set(robustness.__all__)
+    assert functions <= {*evaluation.__all__, *vars(metrics)}
 
 
 def test_analysis_code_runs(capsys: pytest.CaptureFixture[str]) -> None:

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 import adasap
-from adasap.cli.runs import open_data, open_task
-from adasap.config import read_classifier_recipe
+from adasap.experiments.compress import open_data, open_task
+from adasap.experiments.recipe import read_recipe
 from adasap.models import open_model
 
 RECIPES = Path(__file__).parents[1] / "recipes" / "cifar10"
@@ -31,7 +31,7 @@ SHORT = {
 @pytest.mark.slow
 @pytest.mark.parametrize(("name", "kept"), [("mobilenet_v2_adasap", 0.4), ("vit_adasap", 0.5)])
 def test_networks_from_scratch_meet_their_budgets(name: str, kept: float) -> None:
-    recipe = read_classifier_recipe(RECIPES / f"{name}.yaml", [f"{k}={json.dumps(v)}" for k, v in SHORT.items()])
+    recipe = read_recipe(RECIPES / f"{name}.yaml", [f"{k}={json.dumps(v)}" for k, v in SHORT.items()])
     model = open_model(recipe.model)
     before = sum(p.numel() for p in model.parameters())
     result = adasap.compress(model, open_task(recipe), open_data(recipe), recipe)

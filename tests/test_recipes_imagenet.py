@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from adasap.config import read_recipe
+from adasap.experiments.recipe import read_recipe
 
 RECIPES = Path(__file__).parents[1] / "recipes" / "imagenet"
 

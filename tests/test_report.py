@@ -8,19 +8,12 @@ import pytest
 import torch
 from torch import nn
 
-from adasap.report import (
-    Table,
-    corruption_table,
-    gap_table,
-    measure_latency,
-    profile_models,
-    profile_table,
-    stage_table,
-)
-from adasap.report.profile import peak_memory_bytes
-from adasap.report.tensorboard import TensorBoardObserver
-from adasap.robustness import SuiteResult
+from adasap.evaluation import CLEAN, Cell, SuiteResult
+from adasap.metric import Metric
+from adasap.profiling.profile import measure_latency, peak_memory_bytes, profile_models
+from adasap.report import Table, corruption_table, gap_table, profile_table, stage_table
 from adasap.training import PruneRecord, StageRecord, StepRecord
+from adasap.training.tensorboard import TensorBoardObserver
 
 
 class Chain(nn.Module):
@@ -31,6 +24,9 @@ class Chain(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return self.narrow(self.wide(x)).flatten(1)
+
+
+ACCURACY = Metric("accuracy", "accuracy")
 
 
 def test_profile_counts_what_can_be_counted_by_hand() -> None:
@@ -62,19 +58,22 @@ def test_models_are_measured_in_turns() -> None:
     assert order[:4] == ["a", "b", "a", "b"]
 
 
+WEAK, STRONG = Cell("fog", 1), Cell("fog", 3)
+
+
 def test_stages_show_ratios_with_both_terms() -> None:
-    clean = SuiteResult("clean", {"clean": torch.tensor([1.0, 1.0, 1.0, 0.0])})
-    corrupted = SuiteResult("corrupted", {"fog/1": torch.tensor([1.0, 0.0, 0.0, 0.0]), "fog/3": torch.ones(4)})
+    clean = SuiteResult("clean", {CLEAN: torch.tensor([1.0, 1.0, 1.0, 0.0])})
+    corrupted = SuiteResult("corrupted", {WEAK: torch.tensor([1.0, 0.0, 0.0, 0.0]), STRONG: torch.ones(4)})
     stages = {"dense": {"clean": clean, "corrupted": corrupted}}
     stages["fine-tuned"] = {
         "clean": clean,
-        "corrupted": SuiteResult("corrupted", {"fog/1": torch.ones(4), "fog/3": torch.zeros(4)}),
+        "corrupted": SuiteResult("corrupted", {WEAK: torch.ones(4), STRONG: torch.zeros(4)}),
     }
-    lines = str(stage_table(stages)).splitlines()
+    lines = str(stage_table(stages, ACCURACY)).splitlines()
     assert lines[0] == "| stage | clean | corrupted | corrupted / clean |"
     assert lines[2] == "| dense | 75.00 | 62.50 | 0.833 |"
-    assert "| fog | 62.50 | 50.00 | 1: 100.0, 3: 0.0 |" in str(corruption_table(stages))
-    assert corruption_table({"dense": {"clean": clean}, "fine-tuned": {"clean": clean}}) is None
+    assert "| fog | 62.50 | 50.00 | 1: 100.0, 3: 0.0 |" in str(corruption_table(stages, ACCURACY))
+    assert corruption_table({"dense": {"clean": clean}, "fine-tuned": {"clean": clean}}, ACCURACY) is None
 
 
 def test_gaps_are_means_over_a_tenth_of_a_phase() -> None:
@@ -91,8 +90,8 @@ def test_tables_show_fractions_of_the_first_model() -> None:
 
 
 def test_the_last_stage_has_its_interval() -> None:
-    result = SuiteResult("clean", {"clean": torch.tensor([1.0, 0.0, 1.0, 1.0])})
-    text = str(stage_table({"dense": {"clean": result}, "fine-tuned": {"clean": result}}))
+    result = SuiteResult("clean", {CLEAN: torch.tensor([1.0, 0.0, 1.0, 1.0])})
+    text = str(stage_table({"dense": {"clean": result}, "fine-tuned": {"clean": result}}, ACCURACY))
     lines = text.splitlines()
     assert lines[2] == "| dense | 75.00 |"
     assert lines[3].startswith("| fine-tuned | 75.00 (25.0 to 100.0")
@@ -103,11 +102,14 @@ def test_curves_are_written_for_tensorboard(tmp_path: Path) -> None:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     observer = TensorBoardObserver(tmp_path, every=1)
-    observer(StepRecord(1, "warm-up", 2.0, 0.5, 0.1, 1.0, True, 2, 0.1, {"filters": 1.0}))
+    shares = {"filters": 1.0}
+    observer(StepRecord(1, "warm-up", 2.0, 0.5, 0.1, 1.0, True, 2, 0.1, shares, linear_rise=0.25, radius_factor=0.75))
     observer(PruneRecord(2, 1, 1, 50.0, 60.0, "MACs", 3, 1e-7, 0.1))
     observer(StageRecord(2, "pruned", {"clean": 0.5}, 0.1))
     observer.close()
     events = EventAccumulator(str(tmp_path)).Reload()
     assert events.Scalars("sharpness/gap")[0].value == pytest.approx(0.5)
+    assert events.Scalars("sharpness/linear_rise")[0].value == pytest.approx(0.25)
+    assert events.Scalars("sharpness/radius_factor")[0].value == pytest.approx(0.75)
     assert events.Scalars("pruning/macs")[0].value == pytest.approx(50.0)
     assert events.Scalars("evaluation/clean")[0].step == 2

@@ -13,22 +13,26 @@ import torch
 from PIL import Image
 
 from adasap.errors import DataError
+from adasap.evaluation import CLEAN, SuiteResult
+from adasap.metric import Metric
+from adasap.profiling.profile import Latency, Profile
 from adasap.report.comparison import changes, compare_runs, extra_metrics, gains, points
 from adasap.report.environment import environment
-from adasap.report.examples import save_examples
+from adasap.report.figures_run import run_curves
 from adasap.report.files import csv_text, report_data, write_summary
 from adasap.report.page import page_html
-from adasap.report.profile import Latency, Profile
 from adasap.report.run_data import RunData, Width, read_run, read_runs
-from adasap.robustness import SuiteResult
+from adasap.report.task_record import TaskRecord
+from adasap.tasks.classification.report.examples import save_examples
+from suite_trees import by_cell
 
 ONES, HALF = [1.0, 1.0, 1.0, 1.0], [1.0, 1.0, 0.0, 0.0]
 
 
 def suites(clean: list[float], corrupted: dict[str, list[float]]) -> dict[str, SuiteResult]:
     cells = {cell: torch.tensor(scores) for cell, scores in corrupted.items()}
-    found = {"clean": SuiteResult("clean", {"clean": torch.tensor(clean)}, {"clean": {"accuracy": 1.0, "brier": 0.25}})}
-    return found | ({"corrupted": SuiteResult("corrupted", cells)} if cells else {})
+    found = {"clean": SuiteResult("clean", {CLEAN: torch.tensor(clean)}, {CLEAN: {"accuracy": 1.0, "brier": 0.25}})}
+    return found | ({"corrupted": SuiteResult("corrupted", by_cell(cells))} if cells else {})
 
 
 def a_run(name: str, dense: dict[str, SuiteResult], small: dict[str, SuiteResult], **fields: Any) -> RunData:
@@ -40,6 +44,7 @@ def a_run(name: str, dense: dict[str, SuiteResult], small: dict[str, SuiteResult
     }
     made: dict[str, Any] = {
         "name": name,
+        "task": TaskRecord("classification", Metric("accuracy", "accuracy")),
         "folder": Path(name),
         "recipe": {"seed": 3},
         "recipe_yaml": "seed: 3\n",
@@ -152,9 +157,24 @@ class AsFloat:
         return batch[0].float() / 255, batch[1]
 
 
+def test_curves_show_the_linear_rise_and_the_factor_of_a_budget_where_they_were_recorded() -> None:
+    step = {"kind": "step", "step": 1, "phase": "warm-up", "loss": 1.0, "gap": 0.3}
+    rise, factor = {"linear_rise": 0.2}, {"radius_factor": 0.5}
+    seen = {}
+    for name, fields in {"old": {}, "fixed": rise, "budget": rise | factor}.items():
+        plot = run_curves(a_run(name, DENSE, DENSE, records=(step | fields,)), "key").plot
+        shown = {axis.title.text for axis in plot.select_yaxes()}
+        seen[name] = ([trace.y[0] for trace in plot.select_traces() if trace.x == (1,)], "factor of radii" in shown)
+    assert seen == {
+        "old": ([1.0, 0.3], False),
+        "fixed": ([1.0, 0.3, 0.2], False),
+        "budget": ([1.0, 0.3, 0.2, 0.5], True),
+    }
+
+
 def test_examples_are_the_images_and_the_answers(tmp_path: Path) -> None:
     from adasap.data import InMemoryImages
-    from adasap.robustness import SuiteSource, open_suite
+    from adasap.evaluation import SuiteSource, open_suite
 
     images = torch.zeros(5, 3, 8, 8, dtype=torch.uint8)
     labels = torch.tensor([0, 0, 2, 1, 1])

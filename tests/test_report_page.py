@@ -15,7 +15,8 @@ from typer.testing import CliRunner
 
 from adasap.cli import app
 from adasap.report.figures_run import averaged
-from adasap.report.page import MAX_BYTES, TEMPLATE, image_source
+from adasap.report.page import MAX_BYTES, TEMPLATE
+from adasap.report.pictures import image_source
 
 Tree = dict[str, Any]
 SHOTS = Path(__file__).parents[1] / "tests-output"
@@ -70,7 +71,7 @@ def opened(browser: Browser, folder: Path) -> Iterator[Open]:
         context = browser.new_context(viewport={"width": width, "height": 900}, **options)
         contexts.append(context)
         page = context.new_page()
-        page.set_default_timeout(60_000)  # a loaded machine takes its time
+        page.set_default_timeout(180_000)  # a loaded machine takes its time
         page.on("console", lambda message: troubles.append(f"{message.type}: {message.text}"))
         page.on("pageerror", lambda error: troubles.append(str(error)))
         page.on("dialog", lambda dialog: troubles.append(f"dialog: {dialog.message}"))
@@ -235,6 +236,7 @@ def test_names_are_shown_and_not_run(opened: Open) -> None:
     assert HOSTILE in (page.locator("[data-figure='trade-off'] .legend").text_content() or "")
 
 
+@pytest.mark.slow
 def test_the_files_lie_beside_the_page_and_inside_it(folder: Path) -> None:
     both = folder / "both"
     html = (both / "report.html").read_text()
@@ -243,6 +245,9 @@ def test_the_files_lie_beside_the_page_and_inside_it(folder: Path) -> None:
     assert set(json.loads((both / "report.json").read_text())["runs"]) == {"tiny", HOSTILE}
     assert html.count('<a download="report.') == 2
     assert "gaussian noise, severity 3" in html
+    metric = {"key": "accuracy", "label": "accuracy", "unit": "%", "higher_is_better": True}
+    kept = json.loads((folder / "tiny" / "result.json").read_text())["task"]
+    assert kept == {"name": "classification", "metric": metric}
     own = (folder / "tiny" / "report.html").read_text()
     for part in ("output of the model", "Masked = cut", "adasap compress ", "data:image/png;base64,", "torch 2"):
         assert part in own

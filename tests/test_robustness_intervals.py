@@ -7,7 +7,7 @@ import pytest
 import torch
 from scipy import stats
 
-from adasap.robustness import bootstrap_mean, paired_difference
+from adasap.evaluation.statistics import bootstrap_mean, paired_difference
 
 TRUE_DIFFERENCE = 0.70 - stats.norm(scale=0.2).expect(lambda e: np.clip(0.65 - e, 0, 1), lb=-2, ub=2)
 """Of a model right on hardness below 0.70 and one that sees hardness with an error and is right below 0.65."""

@@ -7,19 +7,20 @@ import pytest
 from scipy import special, stats
 
 from adasap.corruptions import BENCHMARK, VALIDATION
-from adasap.robustness import (
+from adasap.evaluation import (
     ALEXNET_CLEAN_ERROR,
     ALEXNET_ERRORS,
     CORRUPTION_GROUPS,
     AccuracyRatio,
     cell_accuracies,
     corruption_accuracy,
-    fit_baseline,
     group_accuracies,
     mean_corrupted_accuracy,
     mean_corruption_error,
     relative_mean_corruption_error,
 )
+from adasap.evaluation.statistics import fit_baseline
+from suite_trees import by_cell
 
 Cells = dict[str, dict[int, float]]
 
@@ -82,7 +83,7 @@ def test_groups_are_the_fifteen_and_average_their_corruptions() -> None:
 
 def test_cells_are_read_from_the_metrics_of_a_suite() -> None:
     metrics = {"clean": {"accuracy": 0.9}, "fog/1": {"accuracy": 0.5, "loss": 1.0}, "fog/5": {"accuracy": 0.25}}
-    assert cell_accuracies(metrics) == {"fog": {1: 0.5, 5: 0.25}}
+    assert cell_accuracies(by_cell(metrics)) == {"fog": {1: 0.5, 5: 0.25}}
 
 
 @pytest.mark.parametrize(

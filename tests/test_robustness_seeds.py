@@ -11,13 +11,17 @@ import torch
 from scipy import stats
 
 from adasap.data import DataSource, open_dataset
-from adasap.robustness import SuiteSource, holm, kept_suite, mean_over_seeds, open_suite, paired_over_seeds
+from adasap.evaluation import Cell, SuiteSource, kept_suite, open_suite
+from adasap.evaluation.statistics import holm, mean_over_seeds, paired_over_seeds
 
 
 def test_mean_and_interval_by_hand() -> None:
-    found = mean_over_seeds([1.0, 2.0, 3.0])  # sd 1, error 1 / sqrt(3), t(2) at 97.5 %: 4.302653
+    """Tables give t(2) at 97.5 % as 4.302653; for two degrees of freedom it is (2 p - 1) / sqrt(2 p (1 - p))."""
+    quantile = 0.95 / math.sqrt(2 * 0.975 * 0.025)
+    assert quantile == pytest.approx(4.302653, abs=5e-7)
+    found = mean_over_seeds([1.0, 2.0, 3.0])  # sd 1, error 1 / sqrt(3)
     assert found.value == 2.0
-    assert found.high - 2.0 == pytest.approx(4.302653 / math.sqrt(3), rel=1e-6)
+    assert found.high - 2.0 == pytest.approx(quantile / math.sqrt(3), rel=1e-12)
     assert 2.0 - found.low == pytest.approx(found.high - 2.0)
 
 
@@ -69,12 +73,12 @@ def test_kept_corruptions_are_the_ones_made_on_the_fly(tmp_path: Path) -> None:
     first, second = kept_suite(suite, tmp_path), kept_suite(suite, tmp_path)
     files = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.npy")}
     assert len(files) == 4
-    assert first.cell_names() == suite.cell_names()
-    for name, cell in suite.cell_of.items():
-        made = cell.corrupted(cell.images.images, torch.arange(7))
-        assert second.cell_of[name].corruption is None
-        assert torch.equal(second.cell_of[name].images.images, made)
-        assert torch.equal(second.cell_of[name].images.labels, images.labels)
+    assert first.cells == suite.cells
+    for cell, found in suite.images_of.items():
+        made = found.corrupted(found.images.images, torch.arange(7))
+        assert second.images_of[cell].on_the_fly.is_clean
+        assert torch.equal(second.images_of[cell].images.images, made)
+        assert torch.equal(second.images_of[cell].images.labels, images.labels)
     assert {path: path.stat().st_mtime_ns for path in files} == files  # made once
 
 
@@ -82,6 +86,7 @@ def test_other_images_are_kept_elsewhere(tmp_path: Path) -> None:
     source = SuiteSource("corrupted", corruptions=("contrast",), severities=(3,))
     for first in (0, 5):
         images = open_dataset(DataSource("digits", first=first, count=5), "test")
-        kept = kept_suite(open_suite("corrupted", source, images), tmp_path).cell_of["contrast/3"]
-        made = open_suite("corrupted", source, images).cell_of["contrast/3"].corrupted(images.images, torch.arange(5))
+        suite = open_suite("corrupted", source, images)
+        kept = kept_suite(suite, tmp_path).images_of[Cell("contrast", 3)]
+        made = suite.images_of[Cell("contrast", 3)].corrupted(images.images, torch.arange(5))
         assert torch.equal(kept.images.images, made)

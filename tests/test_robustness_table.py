@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
 from adasap.corruptions import BENCHMARK, VALIDATION
-from adasap.report import robustness_tables
-from adasap.robustness import ALEXNET_ERRORS, SuiteResult, fit_baseline
+from adasap.evaluation import ALEXNET_ERRORS, SuiteResult
+from adasap.evaluation.statistics import fit_baseline
+from adasap.tasks.classification.report.robustness_table import robustness_tables
+from suite_trees import by_cell
 
 NUM_IMAGES = 200
 SEVERITIES = range(1, 6)
@@ -17,7 +21,9 @@ def result(accuracies: dict[str, float], **metrics: float) -> SuiteResult:
     """Cells in which the first images are right, as many as the accuracy says."""
     places = torch.arange(NUM_IMAGES)
     cells = {cell: (places < round(a * NUM_IMAGES)).float() for cell, a in accuracies.items()}
-    return SuiteResult("s", cells, {cell: {"accuracy": a, **metrics} for cell, a in accuracies.items()})
+    return SuiteResult(
+        "s", by_cell(cells), by_cell({cell: {"accuracy": a, **metrics} for cell, a in accuracies.items()})
+    )
 
 
 def corrupted(accuracies: dict[str, float], **metrics: float) -> SuiteResult:
@@ -105,14 +111,17 @@ def test_calibration_is_the_mean_over_cells_and_absent_metrics_are_shown_as_abse
     cells = {"fog/1": {"loss": 1.0, "brier": 0.5, "ece": 0.1, "worst_class_accuracy": 0.4, "worst_class": 3.0}}
     cells["fog/2"] = {"loss": 2.0, "brier": 0.75, "ece": float("nan"), "worst_class_accuracy": 0.0, "worst_class": 5.0}
     cells["saturate/1"] = dict.fromkeys(cells["fog/1"], 99.0)  # none of the 15
-    fog = SuiteResult("fog", dict.fromkeys(cells, torch.ones(4)), cells)
-    old = SuiteResult("fog", fog.cells, {cell: {"accuracy": 1.0, "loss": 1.0} for cell in cells})
+    fog = SuiteResult("fog", by_cell(dict.fromkeys(cells, torch.ones(4))), by_cell(cells))
+    old = SuiteResult("fog", fog.cells, {cell: {"accuracy": 1.0, "loss": 1.0} for cell in fog.cells})
     table = robustness_tables({"new": {"clean": clean, "fog": fog}, "old": {"clean": clean, "fog": old}})[
         "Calibration and the worst class"
     ]
     assert list(columns(table, 0).values()) == ["new", "clean", "0.5000", "0.2500", "3.10", "60.00 (class 3)"]
     assert list(columns(table, 2).values()) == ["new", "fog", "1.5000", "0.6250", "nan", "20.00"]
     assert list(columns(table, 3).values()) == ["old", "fog", "1.0000", "-", "-", "-"]
+    named = replace(fog, worst_class=dict.fromkeys(fog.cells, "otter"))
+    table = robustness_tables({"new": {"clean": clean, "fog": named}})["Calibration and the worst class"]
+    assert columns(table, 1)["worst class (%)"] == "20.00 (otter)"  # the same in all cells
 
 
 def test_a_model_that_is_always_wrong_has_no_ratio() -> None:

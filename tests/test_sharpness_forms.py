@@ -9,20 +9,21 @@ from torch import nn
 from torch.nn import functional as F
 
 from adasap.errors import PlanError, RecipeError
+from adasap.extras.norm_only import NormPerturbation
+from adasap.extras.removal import Removal, RemovalPerturbation
+from adasap.extras.stale import StalePerturbation
 from adasap.groups.masking import masked
 from adasap.pruning import PruningPlan, apply_plan_
 from adasap.sharpness import (
     AdaptivePerturbation,
     PerturbationOptions,
-    RemovalPerturbation,
-    StalePerturbation,
+    SharpnessOptions,
     StepForm,
     UniformPerturbation,
     sharpness_aware_gradients,
 )
 from sharpness_nets import MIDPOINT, Toy, slow_epsilon, toy_groups, toy_radii
 
-NORMS = PerturbationOptions(norm_only=True)
 ZERO = {name: torch.zeros_like(radius) for name, radius in toy_radii().items()}
 FORMS = (
     "exact",
@@ -47,13 +48,14 @@ class Form:
         self.labels = torch.randint(3, (12,), generator=generator)
         self.factor, radii = factor, toy_radii() if radii is None else radii
         self.directions: dict[str, torch.Tensor] = {}
-        options = NORMS if "norm_only" in name else PerturbationOptions()
         highest = max(float(r.max()) for r in radii.values())
-        self.perturbation = AdaptivePerturbation(toy_groups(), radii, options, midpoint=MIDPOINT * bool(highest))
+        self.perturbation = AdaptivePerturbation(toy_groups(), radii, midpoint=MIDPOINT * bool(highest))
+        if "norm_only" in name:
+            self.perturbation = NormPerturbation(self.perturbation)
         if "stale" in name:
             self.perturbation = StalePerturbation(self.perturbation, self.directions)
         if name in ("attenuate", "drop"):
-            self.perturbation = RemovalPerturbation(toy_groups(), radii, rho_max=highest, removal=name)
+            self.perturbation = RemovalPerturbation(toy_groups(), radii, rho_max=highest, how=name)
         self.first_pass = self.closure(4) if "subbatch" in name else None
 
     def closure(self, count: int = 12, model=None):
@@ -138,7 +140,8 @@ def test_norm_only_moves_scales_and_shifts_of_norms_and_makes_no_other_gradient(
 def test_norm_only_moves_nothing_else_though_all_gradients_are_there() -> None:
     form = Form("norm_only")
     form.closure()()
-    assert form.perturbation.epsilon(form.model).keys() == {"bn1.weight", "bn1.bias", "temperature"}
+    offsets = form.perturbation.offsets(dict(form.model.named_parameters()))
+    assert set(offsets.names) == {"bn1.weight", "bn1.bias", "temperature"}
 
 
 def test_gradients_are_wanted_again_after_a_pass_that_failed() -> None:
@@ -300,10 +303,6 @@ def test_what_does_not_fit_is_not_cut() -> None:
         ({"subbatch": 0.0}, "subbatch is 0.0"),
         ({"window": 1.5}, "window is 1.5"),
         ({"every": 0}, "every is 0"),
-        ({"direction": "momentum"}, "direction is 'momentum'"),
-        ({"removal": "shrink"}, "removal is 'shrink'"),
-        ({"direction": "stale", "subbatch": 0.5}, "would save nothing"),
-        ({"direction": "removal", "every": 2}, "would save nothing"),
     ],
 )
 def test_forms_that_make_no_sense_are_refused(options: dict, message: str) -> None:
@@ -311,9 +310,31 @@ def test_forms_that_make_no_sense_are_refused(options: dict, message: str) -> No
         StepForm(**options)
 
 
-def test_norms_cannot_be_left_out_and_be_all_there_is() -> None:
-    with pytest.raises(ValueError, match="norm_only moves norms alone"):
-        PerturbationOptions(norm_only=True, norms="none")
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"variants": {"momentum": {}}}, "there is no variant of the sharpness-aware step 'momentum'; there are: gsam"),
+        ({"variants": {"stale": {"share": 0.5}}}, "unknown key 'variants.stale.share'"),
+        ({"variants": ["stale"]}, "give name and options of each"),
+        ({"variants": {"removal": {"how": "shrink"}}}, "variants.removal.how is 'shrink'"),
+        ({"variants": {"removal": {"share": 0.0}}}, "variants.removal.share is 0.0"),
+        ({"variants": {"stale": {}}, "form": StepForm(subbatch=0.5)}, "save nothing"),
+        ({"variants": {"removal": {}}, "form": StepForm(every=2)}, "save nothing"),
+        ({"variants": {"stale": {}, "norm_only": {}}}, "name it before the others"),
+        ({"variants": {"stale": {}, "removal": {}}}, "leave out other variants"),
+        ({"variants": {"norm_only": {}}, "perturbation": PerturbationOptions(norms="none")}, "moves norms alone"),
+    ],
+)
+def test_variants_that_make_no_sense_are_refused(options: dict, message: str) -> None:
+    with pytest.raises(RecipeError, match=message):
+        SharpnessOptions(**options)
+
+
+def test_options_of_variants_are_filled_in() -> None:
+    assert SharpnessOptions(variants={"removal": {"share": 0.25}}).variants == {
+        "removal": {"how": "attenuate", "share": 0.25}
+    }
+    assert Removal().share == 0.5
 
 
 def test_micro_batches_that_are_added_up_have_no_stale_gradient_of_their_own() -> None:

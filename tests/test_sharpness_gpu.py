@@ -25,11 +25,12 @@ def on_gpu(model):
 
 @pytest.mark.parametrize("scope", ["model", "group", "channel"])
 @pytest.mark.parametrize("geometry", ["euclidean", "elementwise"])
-def test_epsilon_is_that_of_the_cpu_and_the_host_never_waits(scope, geometry):
+@pytest.mark.parametrize("budget", [None, 0.03])
+def test_epsilon_is_that_of_the_cpu_and_the_host_never_waits(scope, geometry, budget):
     model = toy_with_gradients()
     moved = on_gpu(model)
     radii = {name: radius.cuda() for name, radius in toy_radii().items()}
-    options = PerturbationOptions(geometry, scope)
+    options = PerturbationOptions(geometry, scope, loss_budget=budget)
     perturbation = AdaptivePerturbation(toy_groups(), radii, options, midpoint=MIDPOINT)
     perturbation.epsilon(moved)  # builds the layout
     perturbation.update(radii)
@@ -44,10 +45,11 @@ def test_epsilon_is_that_of_the_cpu_and_the_host_never_waits(scope, geometry):
 
 
 @pytest.mark.parametrize("bad", [math.inf, math.nan])
-def test_gradient_that_is_not_finite_moves_nothing(bad):
+@pytest.mark.parametrize("budget", [None, 0.03])
+def test_gradient_that_is_not_finite_moves_nothing(bad, budget):
     model = on_gpu(toy_with_gradients())
     model.conv2.weight.grad[0, 0, 0, 0] = bad
-    options = PerturbationOptions(scope="channel")
+    options = PerturbationOptions(scope="channel", loss_budget=budget)
     epsilon = AdaptivePerturbation(toy_groups(), toy_radii(), options, midpoint=MIDPOINT).epsilon(model)
     assert not any(bool(offset.any()) for offset in epsilon.values())
 

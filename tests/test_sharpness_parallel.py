@@ -12,7 +12,8 @@ from torch import nn
 from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
 
-from adasap.sharpness import UniformPerturbation, sharpness_aware_gradients
+from adasap.extras.gsam import SurrogateGapPerturbation
+from adasap.sharpness import LossBudget, PerturbationOptions, UniformPerturbation, sharpness_aware_gradients
 
 pytestmark = pytest.mark.slow
 RHO = 0.5
@@ -58,6 +59,13 @@ def gradients_at_moved_weights(rank: int, ascent: list[torch.Tensor]) -> list[to
     return [p.grad for p in model.parameters()]
 
 
+def rise_along(gradients: list[torch.Tensor]) -> torch.Tensor:
+    """rho ||T g|| in the elementwise geometry."""
+    named = zip(network().named_parameters(), gradients, strict=True)
+    stretched = [g if name.endswith("bias") else (p.detach().abs() + 0.01) * g for (name, p), g in named]
+    return RHO * torch.cat([tensor.flatten() for tensor in stretched]).norm()
+
+
 def mean(lists: list[list[torch.Tensor]]) -> list[torch.Tensor]:
     return [torch.stack(tensors).mean(0) for tensors in zip(*lists, strict=True)]
 
@@ -67,18 +75,45 @@ def check(rank: int, views: bool) -> None:
     local = mean([gradients_at_moved_weights(r, clean[r]) for r in range(2)])
     joint = mean([gradients_at_moved_weights(r, mean(clean)) for r in range(2)])
 
-    def step(**options):
+    def step(perturbation=None, **options):
         model = DistributedDataParallel(network(), gradient_as_bucket_view=views)
         before = copy.deepcopy(list(model.parameters()))
         result = sharpness_aware_gradients(
-            model, UniformPerturbation(RHO), pass_over(model, rank, options.pop("factor", 1.0)), **options
+            model,
+            perturbation or UniformPerturbation(RHO),
+            pass_over(model, rank, options.pop("factor", 1.0)),
+            **options,
         )
         assert all(torch.equal(p, b) for p, b in zip(model.parameters(), before, strict=True))
         return model, [p.grad for p in model.parameters()], result
 
+    g, g_p = mean(clean), joint
+    along = sum((a * b).sum() for a, b in zip(g, g_p, strict=True)) / sum(b.square().sum() for b in g_p)
+    combined = [b - 0.3 * (a - along * b) for a, b in zip(g, g_p, strict=True)]
+    gsam = SurrogateGapPerturbation(UniformPerturbation(RHO), alpha=0.3)
+    for actual, wanted in zip(step(gsam)[1], combined, strict=True):
+        torch.testing.assert_close(actual, wanted)
+
     for expected, options in ((local, {}), (joint, {"sync_perturbation": True})):
         for actual, wanted in zip(step(**options)[1], expected, strict=True):
             torch.testing.assert_close(actual, wanted)
+
+    # a budget of the start: both ranks end with the factor of their mean rise; until then each has its own
+    budget = LossBudget(0.01, when="start", batches=2)
+    start = UniformPerturbation(RHO, PerturbationOptions(loss_budget=budget))
+    rises = [float(rise_along(gradients)) for gradients in clean]
+    own = [step(start, **options)[2] for options in ({}, {"sync_perturbation": True}, {})]
+    assert [s.linear_rise for s in own[:2]] == pytest.approx([0.01, 0.01])
+    assert own[0].radius_factor == pytest.approx(0.01 / rises[rank])
+    averaged = own[1].radius_factor
+    assert own[2].radius_factor == pytest.approx(0.01 / ((sum(rises) / 2 + 0.01 / averaged) / 2))
+    for factor in (averaged, own[2].radius_factor):
+        everywhere = [torch.zeros((), dtype=torch.float64) for _ in range(2)]
+        dist.all_gather(everywhere, torch.tensor(factor, dtype=torch.float64))
+        assert torch.equal(*everywhere)
+    start = UniformPerturbation(RHO, PerturbationOptions(loss_budget=budget))
+    step(start, factor=float("inf") if rank else 1.0)  # which neither counts
+    assert start.strength.state()["count"] == 0
 
     # one rank overflows: both make both passes, both see that the reduced gradient is not finite
     assert not step(factor=float("inf") if rank else 1.0)[2].finite

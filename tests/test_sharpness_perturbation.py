@@ -385,12 +385,12 @@ def test_perturbation_outlives_a_change_of_the_trainable_parameters():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"geometry": "spherical"}, "geometry must be one of"),
-        ({"scope": "layer"}, "scope must be one of"),
-        ({"weighting": "quadratic"}, "weighting must be one of"),
-        ({"norms": "all"}, "norms must be one of"),
-        ({"eta": -1.0}, "eta must be finite"),
-        ({"eta": math.nan}, "eta must be finite"),
+        ({"geometry": "spherical"}, "geometry is 'spherical'; give one of euclidean, elementwise"),
+        ({"scope": "layer"}, "scope is 'layer'; give one of model, group, channel"),
+        ({"weighting": "quadratic"}, "weighting is 'quadratic'; give one of"),
+        ({"norms": "all"}, "norms is 'all'; give one of"),
+        ({"eta": -1.0}, "eta is -1.0; give a number of at least 0"),
+        ({"eta": math.nan}, "eta is nan; give a finite number"),
     ],
 )
 def test_options_refuse_what_they_do_not_know(change, message):
@@ -400,7 +400,7 @@ def test_options_refuse_what_they_do_not_know(change, message):
 
 def test_mistakes_are_named_before_the_first_step():
     groups, radii = toy_groups(), toy_radii()
-    with pytest.raises(ValueError, match="rho must be"):
+    with pytest.raises(ValueError, match="rho is"):
         UniformPerturbation(-1.0)
     with pytest.raises(ValueError, match="needs the channel groups"):
         UniformPerturbation(1.0, PerturbationOptions(scope="group"))

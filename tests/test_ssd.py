@@ -9,8 +9,16 @@ from safetensors.torch import load_file, save_file
 
 from adasap.errors import ModelError
 from adasap.models import ModelSpec, open_model
-from adasap.models.default_boxes import aspect_ratios, box_scales, boxes_per_place, decode, default_boxes, encode, match
-from adasap.models.multibox import hard_negatives, multibox_loss, select_detections
+from adasap.tasks.detection.models.default_boxes import (
+    aspect_ratios,
+    box_scales,
+    boxes_per_place,
+    decode,
+    default_boxes,
+    encode,
+    match,
+)
+from adasap.tasks.detection.models.multibox import hard_negatives, multibox_loss, select_detections
 from detector_nets import SMALL, scenes, small_detector
 
 ANCHORS = torch.tensor(

@@ -12,12 +12,26 @@ import pytest
 import yaml
 from scipy import stats
 
-from adasap.errors import RecipeError
-from adasap.sweep import Cell, Outcome, Sweep, expand, read_results, read_sweep, run_cells
-from adasap.sweep.cells import WEIGHTS
-from adasap.sweep.results import first_common_seed
-from adasap.sweep.running import FAILURE
-from adasap.sweep.table import differences_table, means_table, primary_line, sweep_text
+import adasap
+from adasap.errors import ArgumentError, DataError, RecipeError
+from adasap.experiments.sweep import (
+    Cell,
+    Outcome,
+    Sweep,
+    expand,
+    read_results,
+    read_sweep,
+    run_cells,
+    take_over,
+)
+from adasap.experiments.sweep.cells import WEIGHTS, plain_costs, shortest_first
+from adasap.experiments.sweep.keeping import keep_results, results_file
+from adasap.experiments.sweep.results import first_common_seed
+from adasap.experiments.sweep.running import FAILURE, seconds_of
+from adasap.experiments.sweep.schema import load_results
+from adasap.experiments.sweep.table import differences_table, means_table, primary_line, sweep_text
+from adasap.sealed import sealed_json, write_sealed_json
+from damaged_json import damaged
 
 Tree = dict[str, Any]
 ROOT = Path(__file__).parents[1]
@@ -62,10 +76,19 @@ def finish(cell: Cell, out: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     score = 0.5 if cell.is_dense else SCORES[cell.run.partition("/")[0]][cell.seed]
     stages = {stage: {"clean": 0.99, "corrupted": score} for stage in ("dense", "fine-tuned")}
+    cells = {"fog/1": [score - 0.1, score], "fog/2": [score, score], "frost/1": [1.0, 0.0]}
+    suites = {"clean": {"scores": {"clean": "10"}, "cells": {}}, "corrupted": {"scores": cells, "cells": {}}}
     size = {"dense": {"parameters": 1000, "macs": 8000}, "compressed": {"parameters": 400, "macs": 2000}}
     counters = {"passes": 48, "skipped": 0, "training_seconds": 1.25}
-    (folder / "environment.json").write_text(json.dumps({"python": "3"}))
-    (folder / "result.json").write_text(json.dumps({"scores": stages, "profiles": size, "counters": counters}))
+    result = {
+        "scores": stages,
+        "stages": dict.fromkeys(stages, suites),
+        "profiles": size,
+        "counters": counters,
+        "seconds": 2.5,
+        "environment": {"python": "3"},
+    }
+    (folder / "result.json").write_text(sealed_json(result))
     (folder / WEIGHTS).write_text("")
 
 
@@ -88,17 +111,31 @@ def test_every_sweep_of_the_repository_is_valid(path: Path) -> None:
         ({"runs": {"a": {"sets": {}}}}, "unknown key 'runs.a.sets'; did you mean 'set'"),
         ({"runs": {}}, "name at least one run"),
         ({"runs": {"a/b": {}}}, "'a/b' names a sweep, run or label"),
-        ({"seeds": 0}, "give a number of seeds"),
+        ({"seeds": 0}, "seeds is 0; give a number from 1 to 2,000"),
         ({"seeds": [1, 1]}, "list of different ones"),
         ({"baselines": ["d"]}, "baselines: no run is named 'd'; there are: a, b, c"),
         ({"primary": {"run": "a", "baseline": "A"}}, "primary: no run is named 'A'; did you mean 'a'"),
         ({"primary": {"run": "a", "baseline": "a"}}, "compares 'a' with itself"),
         ({"primary": {"run": "a", "baseline": "b", "suite": "fog"}}, "primary.suite is 'fog'"),
         ({"recipe": None}, "run 'a' has no recipe"),
-        ({"recipe": "none.yaml"}, "run 'a': there is no recipe at"),
+        ({"recipe": "none.yaml"}, "run 'a': .*none.yaml does not exist"),
         ({"set": {"pruning.evnets": 3}}, "run 'a': unknown key 'pruning.evnets'; did you mean 'events'"),
-        ({"cluster": {"cpus": 0}}, "give cpus above 0"),
+        ({"cluster": {"cpus": 0}}, "cluster: cpus is 0.0; give a number above 0"),
         ({"runs": {"a": {}, "dense": {}}, "baselines": [], "primary": None}, "a run is named `dense`"),
+        ({"seeds": 10**9}, "seeds is 1,000,000,000; give a number from 1 to 2,000"),
+        ({"seeds": True}, "seeds: Input should be a valid integer, or: Input should be a valid array; given: True"),
+        ({"seeds": [0, -1]}, "seeds is -1"),
+        ({"seeds": "3"}, "seeds: Input should be a valid integer"),
+        (
+            {"grid": {f"axis{a}": {str(label): {} for label in range(10)} for a in range(10)}},
+            "make 90,000,000,000 cells",
+        ),
+        ({"runs": {"a": False}}, "runs.a: Input should be an object; given: False"),
+        ({"runs": {"x" * 300: {}}}, "names a sweep, run or label"),
+        ({"cluster": {"cpus": "inf"}}, "cluster.cpus: Input should be a valid number; given: 'inf'"),
+        ({"cluster": {"retries": 10**9}}, "cluster: retries is 1,000,000,000"),
+        ({"set": {"seed": True}}, "run 'a': seed: Input should be a valid integer; given: True"),
+        ({"set": {"." * 5000: 1}}, "keys are nested 20 deep at most"),
     ],
 )
 def test_a_wrong_file_is_refused_before_any_run(written: Callable[..., Path], keys: Tree, message: str) -> None:
@@ -106,8 +143,16 @@ def test_a_wrong_file_is_refused_before_any_run(written: Callable[..., Path], ke
         opened(written(**keys))
 
 
+@pytest.mark.parametrize("labels", [("16", "0x10"), ("1", "1.0"), ("0.4", "'0.4'"), ("a", "'a'")])
+def test_two_writings_of_one_label_are_refused(written: Callable[..., Path], labels: tuple[str, str]) -> None:
+    path = written(grid={"x": {"label": {}, "other": {}}}, primary=None)
+    path.write_text(path.read_text().replace("label:", f"{labels[0]}:").replace("other:", f"{labels[1]}:"))
+    with pytest.raises(RecipeError, match=r"two of the labels|is given twice"):
+        opened(path)
+
+
 def test_a_missing_file_is_a_sentence(tmp_path: Path) -> None:
-    with pytest.raises(RecipeError, match="there is no sweep at"):
+    with pytest.raises(RecipeError, match="does not exist; give the path of a sweep"):
         read_sweep(tmp_path / "none.yaml")
 
 
@@ -198,7 +243,7 @@ def test_finished_cells_are_skipped_and_failures_kept_apart(written: Callable[..
     made.clear()
     second = states(list(run_cells(cells, tmp_path, run)))
     assert made == ["b, seed 1"]
-    assert [title for title, state in second.items() if state == "found"] == [c.title for c in cells if c is not failed]
+    assert {title for title, state in second.items() if state == "found"} == {c.title for c in cells if c is not failed}
 
 
 def test_without_its_dense_model_a_cell_does_not_begin(written: Callable[..., Path], tmp_path: Path) -> None:
@@ -210,10 +255,13 @@ def test_without_its_dense_model_a_cell_does_not_begin(written: Callable[..., Pa
         finish(cell, out)
 
     outcomes = list(run_cells(cells, tmp_path, run))
-    assert [o.error for o in outcomes[:4]] == ["OSError: no space"] + 3 * ["its dense model failed"]
-    assert {outcome.state for outcome in outcomes[4:]} == {"finished"}
+    errors = {outcome.cell.title: outcome.error for outcome in outcomes}
+    assert errors == {
+        cell.title: "" if cell.seed else "OSError: no space" if cell.is_dense else "its dense model failed"
+        for cell in cells
+    }
     again = list(run_cells(cells, tmp_path, finish))
-    assert {outcome.state for outcome in again[:4]} == {"finished"}
+    assert {outcome.state for outcome in again if outcome.cell.seed == 0} == {"finished"}
     assert not list(tmp_path.rglob(FAILURE))
 
 
@@ -229,6 +277,165 @@ def test_an_interrupt_passes_through(written: Callable[..., Path], tmp_path: Pat
     assert [next(outcomes).state for _ in range(2)] == ["finished", "finished"]
     with pytest.raises(KeyboardInterrupt):
         next(outcomes)
+
+
+# Going on elsewhere
+
+FIRST = 4  # cells: dense, and a, b and c of seed 0
+
+
+def committed(written: Callable[..., Path], tmp_path: Path) -> tuple[Path, Path]:
+    """A sweep and the results file of its first seed, as another machine left it."""
+    path, results = written(), tmp_path / "results" / "trial.json"
+    sweep, cells = opened(path)
+    elsewhere = tmp_path / "elsewhere"
+    list(keep_results(run_cells(cells[:FIRST], elsewhere, finish), sweep, cells, elsewhere, results=results))
+    return path, results
+
+
+def test_cells_of_a_results_file_are_taken_over(written: Callable[..., Path], tmp_path: Path) -> None:
+    path, results = committed(written, tmp_path)
+    made: list[str] = []
+
+    def run(cell: Cell, out: Path) -> None:
+        made.append(cell.title)
+        finish(cell, out)
+        result = json.loads((cell.folder(out) / "result.json").read_text())
+        del result["sha256"]
+        (cell.folder(out) / "result.json").write_text(sealed_json(result | {"environment": {"python": "4"}}))
+
+    here, (sweep, cells) = tmp_path / "here", opened(path)
+    taken = take_over(results, sweep, cells)
+    outcomes = keep_results(run_cells(cells, here, run, taken=taken), sweep, cells, here, taken, results)
+    stated = {outcome.cell.title: outcome.state for outcome in outcomes}
+    found = read_results(sweep, cells, here, taken)
+    assert sorted(made) == sorted(f"{name}, seed {seed}" for name in ("dense", "a", "b", "c") for seed in (1, 2))
+    assert [stated[f"{run}, seed 0"] for run in ("dense", "a", "b", "c")] == ["not needed", *3 * ["taken over"]]
+    whole = tmp_path / "whole"
+    list(run_cells(cells, whole, finish))
+    expected = read_results(sweep, cells, whole)
+    assert found["comparisons"] == expected["comparisons"]
+    assert means_table(found).rows == means_table(expected).rows
+    assert found["environments"] == [{"python": "3"}, {"python": "4"}]
+    cell = found["runs"]["a"]["cells"]["0"]
+    assert (cell["environment"], cell["seconds"]) == (0, 2.5)
+    assert cell["corruptions"] == {"corrupted": {"fog": pytest.approx(0.875), "frost": 0.5}}  # 0.90 in three of four
+    assert load_results(results) == found
+    assert len(results.read_bytes()) < 30_000
+    made.clear()
+    adasap.sweep(path, run=run, out=tmp_path / "again", results=results)
+    assert made == []
+
+
+def test_a_results_file_beside_the_sweep_is_found(written: Callable[..., Path], tmp_path: Path) -> None:
+    path, results = committed(written, tmp_path)
+    assert results_file(path) is None
+    results.rename(path.with_suffix(".json"))
+    assert results_file(path) == path.with_suffix(".json")
+    with pytest.raises(DataError, match=r"is a folder; give a results file, such as .*sweep.json"):
+        results_file(path, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("file", "old", "new", "message"),
+    [
+        ("tiny.yaml", "rho: 0.5", "rho: 0.7", "'a' with fine_tune.sharpness.rho 0.5, and the sweep says 0.7"),
+        ("dense.yaml", "batch_size: 32", "batch_size: 16", "'dense' with training.batch_size 32, and .* 16"),
+        ("sweep.yaml", "  c:", "  d:", "holds 'c', seed 0, which the sweep has not"),
+        ("sweep.yaml", "name: trial", "name: other", "is of the sweep 'trial', and this one is 'other'"),
+    ],
+)
+def test_results_of_another_recipe_are_refused(
+    written: Callable[..., Path], tmp_path: Path, file: str, old: str, new: str, message: str
+) -> None:
+    path, results = committed(written, tmp_path)
+    before = results.read_bytes()
+    text = (tmp_path / file).read_text()
+    assert old in text
+    (tmp_path / file).write_text(text.replace(old, new))
+    with pytest.raises(DataError, match=f"{message}.*; give another results file"):
+        adasap.sweep(path, run=finish, out=tmp_path / "here", results=results)
+    assert results.read_bytes() == before
+
+
+def test_a_key_that_was_added_since_makes_no_other_recipe(written: Callable[..., Path], tmp_path: Path) -> None:
+    path, results = committed(written, tmp_path)
+    content = load_results(results)
+    assert content["recipes"]["a"]["pruning"].pop("every") == 2
+    assert content["recipes"]["a"]["training"].pop("max_skipped") == 10  # its default
+    write_sealed_json(results, content)
+    with pytest.raises(DataError, match=r"with pruning\.every 30, and the sweep says 2"):
+        take_over(results, *opened(path))
+    content["recipes"]["a"]["pruning"]["every"] = 2
+    write_sealed_json(results, content)
+    assert len(take_over(results, *opened(path))) == 3
+
+
+def test_a_killed_sweep_leaves_what_is_finished(written: Callable[..., Path], tmp_path: Path) -> None:
+    path, results = written(), tmp_path / "trial.json"
+
+    def run(cell: Cell, out: Path) -> None:
+        if cell.title == "b, seed 1":
+            raise KeyboardInterrupt
+        finish(cell, out)
+
+    with pytest.raises(KeyboardInterrupt):
+        adasap.sweep(path, run=run, out=tmp_path / "here", results=results)
+    runs = load_results(results)["runs"]
+    assert {name: list(found["cells"]) for name, found in runs.items()} == {"a": ["0", "1"], "b": ["0"], "c": []}
+
+
+def test_the_shortest_cells_come_first(written: Callable[..., Path]) -> None:
+    plain = {"warm_up.sharpness": {"kind": "plain"}, "fine_tune.sharpness": {"kind": "plain"}}
+    runs = {"long": {"set": {"fine_tune.epochs": 4}}, "adasap": {}, "plain": {"set": plain}}
+    keys = {"runs": runs, "seeds": 2, "baselines": [], "primary": None}
+    cells = opened(written(**keys))[1]
+    assert plain_costs(cells) == {"dense": 6 * 256, "long": 12 * 256, "adasap": 6 * 256, "plain": 3 * 256}
+    assert [cell.title for cell in shortest_first(cells)] == [
+        *("dense, seed 0", "plain, seed 0", "dense, seed 1", "plain, seed 1"),
+        *("adasap, seed 0", "adasap, seed 1", "long, seed 0", "long, seed 1"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("limit", "begun"),
+    [
+        (1, ["a, seed 0"]),  # one is always begun
+        (29, ["a, seed 0", "a, seed 1"]),  # a takes 10 s
+        (30, ["a, seed 0", "a, seed 1", "a, seed 2"]),
+        (69, ["a, seed 0", "a, seed 1", "a, seed 2"]),  # b costs four times as much: 40 s
+        (70, ["a, seed 0", "a, seed 1", "a, seed 2", "b, seed 0"]),
+        (170, ["a, seed 0", "a, seed 1", "a, seed 2", "b, seed 0"]),  # but it took 100 s
+    ],
+)
+def test_a_time_limit_begins_no_cell_that_would_pass_it(
+    written: Callable[..., Path], tmp_path: Path, limit: float, begun: list[str]
+) -> None:
+    runs = {"b": {"set": {"warm_up.epochs": 10, "fine_tune.epochs": 1}}, "a": {}}
+    path = written(runs=runs, dense=None, baselines=[], primary=None)
+    now, made = 0.0, []
+
+    def run(cell: Cell, out: Path) -> None:
+        nonlocal now
+        now += {"a": 10, "b": 100}[cell.run]
+        made.append(cell.title)
+        finish(cell, out)
+
+    outcomes = run_cells(opened(path)[1], tmp_path, run, time_limit=limit, clock=lambda: now)
+    assert [o.cell.title for o in outcomes if o.state == "finished"] == made == begun
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"), [("150m", 9000), ("2h", 7200), ("90s", 90), ("1h30m", 5400), ("0.5h", 1800)]
+)
+def test_lengths_of_time(text: str, seconds: float) -> None:
+    assert seconds_of(text) == seconds
+
+
+@pytest.mark.parametrize("text", ["", "150", "m", "0s", "-1h", "2 hours", "30m1h", "1e3s", "nan"])
+def test_what_is_no_length_of_time(text: str) -> None:
+    with pytest.raises(ArgumentError, match="such as 2h, 150m or 90s"):
+        seconds_of(text)
 
 
 # The numbers
@@ -260,7 +467,7 @@ def test_the_tables_by_hand(written: Callable[..., Path], tmp_path: Path) -> Non
         "p = 0.118, 3 seeds: no difference that these seeds show."
     )
     assert differences_table(results).rows[0][-1] == "primary"
-    assert first_common_seed(results) == 0
+    assert first_common_seed(cells, tmp_path) == 0
 
 
 @pytest.mark.parametrize(
@@ -280,10 +487,31 @@ def test_the_verdict_follows_the_sign_and_p(value: float, p: float, words: str) 
 
 def test_what_is_not_there_is_said(written: Callable[..., Path], tmp_path: Path) -> None:
     sweep, cells = opened(written())
-    list(run_cells(cells[:5], tmp_path, finish))
+    list(run_cells(cells[:4], tmp_path, finish))
     results = read_results(sweep, cells, tmp_path)
     text = sweep_text(results)
     assert "named before it was run: a minus b on corrupted**: not run yet on two seeds." in text
     assert "Not run: a (seeds 1, 2); b (seeds 1, 2); c (seeds 1, 2)." in text
     assert "| a | 1 | 0.400 | 0.250 | 48 | 99.00 | 90.00 |" in text
     assert results["comparisons"] == []
+
+
+@pytest.mark.slow
+def test_results_read_back_are_whole_and_unaltered_or_refused(tmp_path: Path) -> None:
+    results = load_results(ROOT / "results" / "sweep_digits_main.json", needs_digest=False)
+    path, refused = tmp_path / "sweep.json", 0
+    write_sealed_json(path, results)
+    assert load_results(path) == results
+    path.write_text(path.read_text().replace('"passes": ', '"passes": 1', 1))
+    with pytest.raises(DataError, match="was altered"):
+        load_results(path)
+    path.write_text(json.dumps(results))
+    with pytest.raises(DataError, match=r"carries no digest.*adasap sweep SWEEP --report"):
+        load_results(path)
+    for content in damaged(results, 200):
+        write_sealed_json(path, content)
+        try:
+            sweep_text(load_results(path))
+        except DataError:
+            refused += 1
+    assert refused > 100

@@ -17,11 +17,12 @@ from safetensors.torch import load_file
 from typer.testing import CliRunner
 
 from adasap.cli import app
-from adasap.cli.sweep import run_cell
-from adasap.sweep import Cell, expand, read_sweep, run_cells
-from adasap.sweep.cluster import run_on_cluster
-from adasap.sweep.file import ClusterOptions
-from adasap.sweep.running import FAILURE
+from adasap.cli.runs import run_cell
+from adasap.errors import ModelError
+from adasap.experiments.sweep import Cell, expand, read_sweep, run_cells
+from adasap.experiments.sweep.cluster import run_on_cluster
+from adasap.experiments.sweep.file import ClusterOptions
+from adasap.experiments.sweep.running import FAILURE
 
 Tree = dict[str, Any]
 RUNNER = CliRunner()
@@ -61,14 +62,14 @@ def sweep_file(tiny_recipe: Callable[..., Tree], tmp_path: Path) -> Path:
 
 KILLED = """
 import os, signal
-import adasap.sharpness.passes
+import adasap.sharpness.step
 from adasap.cli.main import main
-step, calls = adasap.sharpness.passes.Step, 0
+step, calls = adasap.sharpness.step.Step, 0
 make = step._pass
 def killing(self):
     global calls
     calls += 1
-    if calls == 17:  # past the eight steps of the dense model, in the pruning steps of the first run
+    if calls == 14:  # past the eight steps of the dense model, in the pruning steps of the first run
         os.kill(os.getpid(), signal.SIGKILL)
     return make(self)
 step._pass = killing
@@ -102,7 +103,8 @@ def test_a_killed_sweep_goes_on_and_a_failing_cell_is_kept_apart(sweep_file: Pat
     result = RUNNER.invoke(app, ["sweep", str(sweep_file), "--out", str(killed)], env={"COLUMNS": "200"})
     assert result.exit_code == 1, result.output
     assert "1 of 8: dense, seed 0: found" in result.output
-    assert "4 of 8: broken, seed 0: failed" in result.output
+    assert "2 of 8: plain, seed 0: finished" in result.output  # the shortest first
+    assert "broken, seed 0: failed" in result.output
     assert "wanted 4000 images" in result.output
     assert finished[0].stat().st_mtime_ns == before
     page = (killed / "trial" / "sweep.md").read_text()
@@ -113,6 +115,15 @@ def test_a_killed_sweep_goes_on_and_a_failing_cell_is_kept_apart(sweep_file: Pat
     gaps = [adasap[seed]["scores"]["corrupted"] - plain[seed]["scores"]["corrupted"] for seed in ("0", "1")]
     assert results["comparisons"][0]["value"] == pytest.approx(sum(gaps) / 2, abs=1e-6)
     assert not (killed / "trial" / "report.html").exists()  # no seed is finished in all three runs
+
+    taken = ["sweep", str(sweep_file), "--out", str(tmp_path / "other"), "--results", str(killed / "trial/sweep.json")]
+    listed = RUNNER.invoke(app, [*taken, "--dry-run"], env={"COLUMNS": "200"})
+    assert "8 cells, 4 to run, in this order: the shortest first" in listed.output  # two broken ones, two dense
+    listed = RUNNER.invoke(app, [*taken, "--for", "1s"], env={"COLUMNS": "200"})
+    assert listed.exit_code == 0, listed.output
+    assert "Time is up: 3 of 8 cells not begun; run it again to go on" in listed.output
+    again = json.loads((killed / "trial" / "sweep.json").read_text())
+    assert again["comparisons"] == results["comparisons"]
 
     cells = [cell for cell in expand(read_sweep(sweep_file), tmp_path) if cell.run != "broken" and cell.seed == 0]
     assert {outcome.state for outcome in run_cells(cells, whole, run_cell)} == {"finished"}
@@ -128,14 +139,16 @@ def test_a_killed_sweep_goes_on_and_a_failing_cell_is_kept_apart(sweep_file: Pat
 
 @pytest.mark.slow
 def test_on_a_cluster_a_killed_worker_is_replaced_and_the_numbers_are_the_same(
-    sweep_file: Path, tmp_path: Path
+    sweep_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setenv("RAY_worker_niceness", "0")  # by default Ray's workers wait for the tests beside them
+
     def killed_once(cell: Cell, out: Path) -> None:
         import signal
 
-        from adasap.sharpness import passes
+        from adasap.sharpness import step
 
-        marker, make, calls = out / f"killed-{cell.run}", passes.Step._pass, []
+        marker, make, calls = out / f"killed-{cell.run}", step.Step._pass, []
         if cell.run == "broken":
             os.kill(os.getpid(), signal.SIGKILL)  # again and again
 
@@ -146,11 +159,11 @@ def test_on_a_cluster_a_killed_worker_is_replaced_and_the_numbers_are_the_same(
                 os.kill(os.getpid(), signal.SIGKILL)
             return make(step)
 
-        passes.Step._pass = killing
+        step.Step._pass = killing
         try:
             run_cell(cell, out)
         finally:
-            passes.Step._pass = make
+            step.Step._pass = make
 
     cells = [cell for cell in expand(read_sweep(sweep_file), tmp_path) if cell.seed == 0]
     out, here = tmp_path / "cluster", tmp_path / "here"
@@ -175,3 +188,16 @@ def test_on_a_cluster_a_killed_worker_is_replaced_and_the_numbers_are_the_same(
     ours, theirs = weights_of(here), weights_of(out)
     assert ours
     assert [name for name in ours if not torch.equal(ours[name], theirs[name])] == []
+
+
+def test_the_error_of_a_cell_is_told_in_the_words_of_the_command_line(
+    sweep_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*arguments: object, **options: object) -> None:
+        raise ModelError("code that is not trusted; pass builder=<the function>, or trust_builder=True")
+
+    monkeypatch.setattr("adasap.experiments.sweep.run.run_recipe", refuse)
+    out = sweep_file.parent / "out"
+    outcome = next(run_cells(expand(read_sweep(sweep_file), sweep_file.parent), out, run_cell))
+    assert outcome.error == "ModelError: code that is not trusted; give --trust-builder"
+    assert json.loads((outcome.cell.folder(out) / FAILURE).read_text())["error"] == outcome.error

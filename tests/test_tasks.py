@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from adasap.errors import DataError, RecipeError
-from adasap.tasks import ClassificationOptions, ClassificationTask
+from adasap.tasks.classification.task import ClassificationOptions, ClassificationTask
 
 CPU = torch.device("cpu")
 

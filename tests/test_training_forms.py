@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -14,41 +15,42 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 import adasap
-from adasap.cli.runs import open_data, open_task
-from adasap.config import parse_recipe
 from adasap.criteria import build_criterion
 from adasap.errors import DataError, RecipeError
+from adasap.experiments.compress import open_data, open_task
+from adasap.experiments.recipe import parse_recipe
+from adasap.extras.soft_mask import SoftMask, SoftMasks
 from adasap.models import open_model
-from adasap.pruning import PruningOptions, PruningPlan, SoftMask
+from adasap.pruning import PruningOptions, PruningPlan
 from adasap.sharpness import PerturbationOptions, StepForm, recalibrate_
 from adasap.tasks import part_of
 from adasap.training import Compression, PhaseOptions, Record, Runtime, RuntimeOptions, SharpnessOptions, StepRecord
-from adasap.training.event import cut_
-from adasap.training.feasible import require_divisible, require_form
 from adasap.training.loop import Trainer
-from adasap.training.opening import open_state
 from adasap.training.optimizer import OptimizerOptions, ScheduleOptions
 from adasap.training.options import FineTuneOptions, TrainingOptions
-from adasap.training.perturber import Perturber
+from adasap.training.perturbation_schedule import Perturber
+from adasap.training.pruning_event import cut_
+from adasap.training.run_schedule import Event, Timetable
 from adasap.training.scoring import Scoring
+from adasap.training.start import open_state
 from adasap.training.state import TrainingState
-from adasap.training.timetable import Event, Timetable
+from adasap.training.validation import require_divisible, require_form
 from criteria_nets import plain_net
 from parallel_nets import no_norms
 
 Tree = dict[str, Any]
 KEPT = {"conv1": [0, 2, 3, 5], "conv2": [1, 2, 3]}
-NORMS = PerturbationOptions(norm_only=True)
-STALE = SharpnessOptions(form=StepForm(direction="stale"))
+NORMS: Tree = {"norm_only": {}}
+STALE = SharpnessOptions(variants={"stale": {}})
 FORMS = {
     "subbatch": SharpnessOptions(form=StepForm(subbatch=0.25)),
     "every": SharpnessOptions(form=StepForm(every=3), refresh=2),
     "window": SharpnessOptions(form=StepForm(window=0.25)),
-    "norm_only": SharpnessOptions(perturbation=NORMS),
-    "all": SharpnessOptions(form=StepForm(subbatch=0.5, every=2, window=0.75), perturbation=NORMS),
+    "norm_only": SharpnessOptions(variants=NORMS),
+    "all": SharpnessOptions(form=StepForm(subbatch=0.5, every=2, window=0.75), variants=NORMS),
     "stale": STALE,
-    "attenuate": SharpnessOptions(form=StepForm(direction="removal")),
-    "drop": SharpnessOptions(form=StepForm(direction="removal", removal="drop")),
+    "attenuate": SharpnessOptions(variants={"removal": {}}),
+    "drop": SharpnessOptions(variants={"removal": {"how": "drop"}}),
 }
 STEPS = range(4, 12)
 """Those of the phase: its window of a quarter begins with step 10."""
@@ -74,7 +76,7 @@ class Run:
 
     def __init__(self, sharpness: SharpnessOptions) -> None:
         net, groups = plain_net()
-        runtime = Runtime(RuntimeOptions(device="cpu"))
+        runtime = Runtime(RuntimeOptions(device="cpu", precision="float32"))
         options = TrainingOptions(optimizer=OptimizerOptions(learning_rate=0.01), schedule=ScheduleOptions("constant"))
         self.sharpness, self.records = sharpness, list[Any]()
         self.state: TrainingState = open_state(net, groups, options, runtime, None)
@@ -118,6 +120,23 @@ def test_a_run_costs_what_is_announced(name: str, aware: int, passes: float) -> 
     with_gap = [record.step - 1 for record in run.records if record.gap is not None]
     due = {"every": [6, 9], "window": [10, 11], "all": [6, 8, 10], "subbatch": list(STEPS), "norm_only": list(STEPS)}
     assert with_gap == due.get(name, [])
+
+
+@pytest.mark.parametrize("variants", [{}, {"stale": {}}])
+def test_a_budget_of_loss_knows_the_scale_of_the_loss(variants: Tree) -> None:
+    """Of the scaler that fp16 has, which here grows after every other step."""
+    sharpness = SharpnessOptions(perturbation=PerturbationOptions(loss_budget=0.05), variants=variants)
+    plain, scaled = Run(sharpness), Run(sharpness)
+    scaler = torch.amp.GradScaler("cpu", init_scale=2.0**12, growth_interval=2)
+    scaled.trainer.runtime.accelerator.scaler = scaler
+    for run in (plain, scaled):
+        run.train(0, 8)
+        run.trainer.runtime.accelerator.scaler = None
+    assert scaler.get_scale() == 2.0**16
+    for one, other in zip(plain.records, scaled.records, strict=True):
+        assert dataclasses.replace(one, seconds=0.0) == dataclasses.replace(other, seconds=0.0)
+    assert plain.records[-1].linear_rise == pytest.approx(0.05)
+    assert all(map(torch.equal, plain.state.model.parameters(), scaled.state.model.parameters()))
 
 
 def test_the_first_pass_sees_a_part_of_the_batch() -> None:
@@ -199,7 +218,7 @@ def test_a_run_goes_on_to_the_same_bits(
     tiny_recipe: Callable[..., Tree], tmp_path: Path, late: Tree, last_step: int
 ) -> None:
     """What a killed run leaves is its folder at that moment; the events come after steps 8, 10 and 13."""
-    recipe = parse_recipe(recipe_of(tiny_recipe, {"form": {"direction": "stale"}}, late))
+    recipe = parse_recipe(recipe_of(tiny_recipe, {"variants": {"stale": {}}}, late))
 
     def run(folder: Path, observe: Callable[[Record], None]) -> dict[str, Tensor]:
         torch.manual_seed(0)
@@ -249,18 +268,24 @@ def test_statistics_are_renewed_where_they_are_read() -> None:
 
 def test_masked_entries_take_no_part_in_a_stale_ascent() -> None:
     run = Run(STALE)
-    run.state.soft_mask = SoftMask(run.state.model, run.state.groups, PruningPlan.of(run.state.groups, KEPT))
+    run.state.preparation = masks = SoftMasks()
+    masks.mask = SoftMask(run.state.model, run.state.groups, PruningPlan.of(run.state.groups, KEPT))
     seen: list[Tensor] = []
-    perturber = Perturber(STALE, STEPS, run.state.directions)
-    perturbation = perturber.at(4, run.state.model, run.state.groups)
-    assert perturbation is not None
-    offsets_of = perturbation.offsets
 
-    def offsets(parameters: Any, **options: bool) -> Any:
-        seen.append(parameters["conv2.weight"].grad.clone())
-        return offsets_of(parameters, **options)
+    class Watching(Perturber):
+        def at(self, *arguments: Any) -> Any:
+            perturbation = super().at(*arguments)
+            assert perturbation is not None
+            offsets_of = perturbation.offsets
 
-    perturbation.offsets = offsets  # type: ignore[method-assign]
+            def offsets(parameters: Any, **options: bool) -> Any:
+                seen.append(parameters["conv2.weight"].grad.clone())
+                return offsets_of(parameters, **options)
+
+            perturbation.offsets = offsets  # type: ignore[method-assign]
+            return perturbation
+
+    perturber = Watching(STALE, STEPS, run.state.directions)
     for batch in batches(2):
         run.trainer.step(batch, "pruning", perturber, None)
     (direction,) = seen  # the first step had none
@@ -300,9 +325,13 @@ def test_batches_that_cannot_be_divided_are_refused(batch: Any) -> None:
     ("sections", "message"),
     [
         ({"warm_up": {"sharpness": {"form": {"subbach": 0.25}}}}, "did you mean 'subbatch'"),
-        ({"warm_up": {"sharpness": {"form": {"every": 0}}}}, "form.every is 0; give 1 or more"),
+        (
+            {"warm_up": {"sharpness": {"form": {"every": 0}}}},
+            "form.every is 0; give a whole number from 1 to 1,000,000,000",
+        ),
         ({"warm_up": {"sharpness": {"kind": "plain", "form": {"every": 2}}}}, "kind plain has no perturbation"),
-        ({"fine_tune": {"sharpness": {"form": {"direction": "removal"}}}}, "give kind: adaptive"),
+        ({"warm_up": {"sharpness": {"kind": "plain", "variants": {"stale": {}}}}}, "kind plain has no perturbation"),
+        ({"fine_tune": {"sharpness": {"variants": {"removal": {}}}}}, "give kind: adaptive"),
     ],
 )
 def test_recipes_that_contradict_themselves_are_refused(
@@ -329,7 +358,7 @@ def test_forms_that_do_not_fit_the_run_are_refused() -> None:
     with pytest.raises(RecipeError, match="recalibration_batches is 0"):
         require_form(config_of(stale, recalibration_batches=0), l2, net)
     require_form(config_of(norm_only), build_criterion("taylor_norm"), net)
-    require_form(config_of(SharpnessOptions(form=StepForm(direction="stale"), perturbation=NORMS)), taylor, net)
+    require_form(config_of(SharpnessOptions(variants=NORMS | {"stale": {}})), taylor, net)
     require_form(config_of(stale, recalibration_batches=0), l2, no_norms())
 
 

@@ -13,16 +13,23 @@ import pytest
 import torch
 from torch import nn
 
-from adasap.cli.runs import open_data, open_task
-from adasap.config import parse_recipe
 from adasap.errors import PlanError, RecipeError
+from adasap.experiments.compress import open_data, open_task
+from adasap.experiments.recipe import parse_recipe
+from adasap.extras.pruned_point import Pruned, PrunedPoint
 from adasap.groups import ChannelGroup, cut_, prunable, trace_groups
 from adasap.models import open_model
 from adasap.models.digits import digits_net
 from adasap.pipeline import compress
-from adasap.sharpness import AdaptivePerturbation, PrunedPoint, UniformPerturbation, sharpness_aware_gradients
+from adasap.sharpness import (
+    AdaptivePerturbation,
+    Moment,
+    SharpnessOptions,
+    UniformPerturbation,
+    sharpness_aware_gradients,
+)
 from adasap.training import Record, StepRecord, Timetable
-from adasap.training.perturber import Perturber, SharpnessOptions
+from adasap.training.perturbation_schedule import Perturber
 
 Tree = dict[str, Any]
 
@@ -145,10 +152,12 @@ def test_the_pruned_point_comes_after_the_ascent(net: nn.Module, groups: tuple[C
 
 
 def test_the_least_channels_go_and_the_share_is_drawn_by_step(net: nn.Module, groups: tuple[ChannelGroup, ...]) -> None:
-    perturber = Perturber(SharpnessOptions(kind="uniform", rho=0.0, pruned=(0.25, 0.5)))
+    sharpness = SharpnessOptions(kind="uniform", rho=0.0, variants={"pruned": {"fractions": [0.25, 0.5]}})
+    perturber, (pruned,) = Perturber(sharpness), sharpness.varied
+    assert isinstance(pruned, Pruned)
     widths = set()
     for step in range(20):
-        kept = perturber._kept(step, net, groups)
+        kept = pruned.kept(Moment(step, net, groups, sharpness, {}, perturber._draws))
         for name, scores in perturber._score.score(net, prunable(groups), None).items():
             assert set(scores.argsort()[-len(kept[name]) :].tolist()) == set(kept[name].tolist())
         widths.add(len(kept[last_of(groups)]))
@@ -161,9 +170,10 @@ def test_the_least_channels_go_and_the_share_is_drawn_by_step(net: nn.Module, gr
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"pruned": (1.0,)}, "fractions of channels between 0 and 1"),
-        ({"pruned": (0.5,), "kind": "plain"}, "needs a second pass"),
-        ({"pruned": (0.5,), "kind": "uniform", "radius_score": "taylor"}, "needs gradients"),
+        ({"variants": {"pruned": {"fractions": [1.0]}}}, "fractions of channels between 0 and 1"),
+        ({"variants": {"pruned": {}}, "kind": "plain"}, "no perturbation that could be cheaper or varied"),
+        ({"variants": {"pruned": {}}, "kind": "uniform", "radius_score": "taylor"}, "needs gradients"),
+        ({"variants": {"stale": {}, "pruned": {}}}, "needs the gradient at w first"),
     ],
 )
 def test_options_that_cannot_be_are_refused(options: dict[str, Any], message: str) -> None:
@@ -174,7 +184,10 @@ def test_options_that_cannot_be_are_refused(options: dict[str, Any], message: st
 PHASES = {
     "warm_up": {"epochs": 1, "sharpness": {"arrangement": "shuffled"}},
     "pruning_sharpness": {"kind": "plain"},
-    "fine_tune": {"epochs": 1, "sharpness": {"kind": "uniform", "rho": 0.0, "pruned": [0.3, 0.6]}},
+    "fine_tune": {
+        "epochs": 1,
+        "sharpness": {"kind": "uniform", "rho": 0.0, "variants": {"pruned": {"fractions": [0.3, 0.6]}}},
+    },
 }
 
 
@@ -187,6 +200,7 @@ def run(tree: Tree, folder: Path | None, watch: Callable[[Record], None]) -> tup
     return result.model.state_dict(), result.counters.passes
 
 
+@pytest.mark.slow
 def test_each_step_has_its_own_perturbation_and_resumes(tiny_recipe: Callable[..., Tree], tmp_path: Path) -> None:
     tree, passes = tiny_recipe(**PHASES), {"warm-up": set(), "pruning": set(), "fine-tuning": set()}
 

@@ -5,12 +5,10 @@ from __future__ import annotations
 import errno
 import json
 import os
-import random
 import shutil
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -21,11 +19,11 @@ import yaml
 from safetensors.torch import load_file
 
 import adasap
-from adasap.cli.runs import open_data, open_task
-from adasap.config import parse_recipe
-from adasap.errors import CheckpointError
+from adasap.errors import CheckpointError, HalfWrittenError
+from adasap.experiments.compress import open_data, open_task
+from adasap.experiments.recipe import parse_recipe
 from adasap.models import open_model
-from adasap.training import Record, StepRecord
+from adasap.training import Record, ResumeRecord, StepRecord
 from adasap.training.checkpoint import read_checkpoint, write_checkpoint
 
 Tree = dict[str, Any]
@@ -39,25 +37,10 @@ def environment() -> dict[str, str]:
     return os.environ | {"OMP_NUM_THREADS": "1"}
 
 
-def kill_after(recipe: Path, out: Path, delay: float) -> bool:
-    """Starts the run, waits until it trains, kills it after the delay; False if it was already through."""
-    records = out / "tiny" / "records.jsonl"
-    before = records.stat().st_size if records.is_file() else 0
-    process = subprocess.Popen(
-        command(recipe, out), env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
-    )
-    try:
-        while process.poll() is None and not (records.is_file() and records.stat().st_size != before):
-            time.sleep(0.002)
-        time.sleep(delay)
-        if process.poll() is not None:
-            return False
-        process.send_signal(signal.SIGKILL)
-        return True
-    finally:
-        process.wait()
-        assert process.stderr is not None
-        process.stderr.close()
+def records_of(folder: Path) -> list[Tree]:
+    """All but the seconds."""
+    lines = (folder / "records.jsonl").read_text().splitlines()
+    return [{key: value for key, value in json.loads(line).items() if key != "seconds"} for line in lines]
 
 
 def losses_of(out: Path) -> list[float]:
@@ -66,30 +49,14 @@ def losses_of(out: Path) -> list[float]:
 
 
 @pytest.mark.slow
-def test_killed_at_ten_random_moments(tiny_recipe: Callable[..., Tree], tmp_path: Path) -> None:
-    tree = tiny_recipe(
-        training={"batch_size": 32, "checkpoint_every": 2, "average_decay": 0.9},
-        pruning={"epochs": 2, "criterion": "taylor", "budget": {"macs": 0.4}, "events": 8, "every": 2},
-        warm_up={"epochs": 2},
-        fine_tune={"epochs": 3, "sharpness": {"kind": "uniform", "rho": 0.5}},
+def test_killed_ten_times_at_seeded_moments() -> None:
+    """Among them between the passes, amid a cut and halfway through a write; `--kills 100` is the long form."""
+    script = Path(__file__).with_name("kill_runs.py")
+    done = subprocess.run(
+        [sys.executable, str(script), "--kills", "10", "--seed", "0"], env=environment(), capture_output=True, text=True
     )
-    recipe = tmp_path / "tiny.yaml"
-    recipe.write_text(yaml.safe_dump(tree))
-    subprocess.run(command(recipe, tmp_path / "whole"), check=True, env=environment(), capture_output=True)
-    moments, kills = random.Random(0), 0
-    while kills < 10:
-        if kill_after(recipe, tmp_path / "killed", moments.uniform(0.0, 0.5)):
-            kills += 1
-        else:  # it came through: begin anew for the kills that are left
-            for path in (tmp_path / "killed" / "tiny").glob("*.*"):
-                if path.is_file():
-                    path.unlink()
-    subprocess.run(command(recipe, tmp_path / "killed"), check=True, env=environment(), capture_output=True)
-    whole = load_file(tmp_path / "whole" / "tiny" / "checkpoint.safetensors")
-    killed = load_file(tmp_path / "killed" / "tiny" / "checkpoint.safetensors")
-    assert whole.keys() == killed.keys()
-    assert [name for name in whole if not torch.equal(whole[name], killed[name])] == []
-    assert losses_of(tmp_path / "whole") == losses_of(tmp_path / "killed")
+    assert done.returncode == 0, done.stdout + done.stderr[-3000:]
+    assert "10 kills, seed 0: 0 runs ended otherwise" in done.stdout
 
 
 KILLED = """
@@ -107,15 +74,21 @@ def killing(function, at, before):
             os.kill(os.getpid(), signal.SIGKILL)
         return result
     return wrapped
-import adasap.sharpness.gradients, adasap.training.event
+import adasap.sharpness.step, adasap.training.pruning_event
 moment = sys.argv.pop(1)
 if moment == "between the passes":
-    step = adasap.sharpness.gradients.Step
+    step = adasap.sharpness.step.Step
     step._pass = killing(step._pass, 20, before=True)  # an even pass: the weights are the moved ones
 elif moment == "during a write":
-    os.fsync = killing(os.fsync, 14, before=True)
+    step, make, passes = adasap.sharpness.step.Step, adasap.sharpness.step.Step._pass, []
+    def begun(*arguments):  # what was written before the first steps are scores
+        passes.append(0)
+        if len(passes) == 8:
+            os.fsync = killing(os.fsync, 3, before=True)
+        return make(*arguments)
+    step._pass = begun
 elif moment == "right after surgery":
-    adasap.training.event.apply_plan_ = killing(adasap.training.event.apply_plan_, 3, before=False)
+    adasap.training.pruning_event.apply_plan_ = killing(adasap.training.pruning_event.apply_plan_, 3, before=False)
 main()
 """
 
@@ -162,12 +135,17 @@ def test_killed_at_a_chosen_moment(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("criterion", "last_step"), [("hutchinson", 11), ("activation_mean", 14), ("fisher", 11)])
+@pytest.mark.parametrize(
+    ("criterion", "compensate", "last_step", "resumed_at"),
+    [("hutchinson", "none", 11, 10), ("activation_mean", "least_squares", 11, 10), ("fisher", "fold", 11, 10)],
+)
 def test_a_run_goes_on_to_the_same_bits_whatever_its_criterion_looks_at(
-    tiny_recipe: Callable[..., Tree], tmp_path: Path, criterion: str, last_step: int
+    tiny_recipe: Callable[..., Tree], tmp_path: Path, criterion: str, compensate: str, last_step: int, resumed_at: int
 ) -> None:
     """What a killed run leaves is its folder as it is at that moment; the events come after steps 8, 10 and 13."""
-    recipe = parse_recipe(tiny_recipe(pruning={"criterion": criterion, "ranking": "isomorphic"}))
+    recipe = parse_recipe(
+        tiny_recipe(pruning={"criterion": criterion, "ranking": "isomorphic", "compensate": compensate})
+    )
 
     def run(folder: Path, observe: Callable[[Record], None]) -> dict[str, torch.Tensor]:
         torch.manual_seed(0)
@@ -179,12 +157,15 @@ def test_a_run_goes_on_to_the_same_bits_whatever_its_criterion_looks_at(
         if isinstance(record, StepRecord) and record.step == last_step:
             shutil.copytree(tmp_path / "whole", tmp_path / "killed")
 
-    steps: list[int] = []
+    seen: list[Record] = []
     whole = run(tmp_path / "whole", snapshot)
-    resumed = run(tmp_path / "killed", lambda record: steps.append(getattr(record, "step", 0)))
-    assert min(steps) >= 10
+    resumed = run(tmp_path / "killed", seen.append)
+    first, *others = seen
+    assert first == ResumeRecord(resumed_at, 24, finished=False)
+    assert min(record.step for record in others) >= resumed_at
     assert whole.keys() == resumed.keys()
     assert [name for name in whole if not torch.equal(whole[name], resumed[name])] == []
+    assert records_of(tmp_path / "whole") == records_of(tmp_path / "killed")
 
 
 def test_a_full_disk_leaves_the_old_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -207,5 +188,5 @@ def test_a_truncated_checkpoint_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "checkpoint.safetensors"
     write_checkpoint(path, {"w": torch.ones(300)}, {"step": 1})
     path.write_bytes(path.read_bytes()[:-100])
-    with pytest.raises(CheckpointError, match="remove it to start anew"):
+    with pytest.raises(HalfWrittenError, match="empty or cut short; remove it to start anew"):
         read_checkpoint(path)

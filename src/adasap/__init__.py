@@ -10,10 +10,21 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from adasap.config import Recipe, read_recipe
+    from adasap.convolutions import guard_convolutions
     from adasap.criteria import Evidence, build_criterion, score
+    from adasap.evaluation import SuiteSource
+    from adasap.experiments.analyze import analyze
+    from adasap.experiments.check_data import check_data
+    from adasap.experiments.compare import compare
+    from adasap.experiments.compress import run
+    from adasap.experiments.evaluate import evaluate
+    from adasap.experiments.latency import latency_table
+    from adasap.experiments.preview import preview
+    from adasap.experiments.profile import profile
+    from adasap.experiments.recipe import Recipe, read_recipe
+    from adasap.experiments.sweep.run import sweep
     from adasap.export import export_model, load, save
-    from adasap.groups import ChannelGroup, Slot, check_cut, prunable, trace_groups, widths
+    from adasap.groups import ChannelGroup, Slot, check_cut, prunable, register_operator, trace_groups, widths
     from adasap.models import ModelSpec, open_model
     from adasap.pipeline import Result, compress
     from adasap.pruning import (
@@ -29,6 +40,7 @@ if TYPE_CHECKING:
     )
     from adasap.sharpness import (
         AdaptivePerturbation,
+        LossBudget,
         PerturbationOptions,
         UniformPerturbation,
         adaptive_radius,
@@ -36,16 +48,28 @@ if TYPE_CHECKING:
         recalibrate_,
         sharpness_aware_gradients,
     )
-    from adasap.tasks import ClassificationTask, DetectionTask, Task
-    from adasap.training import Compression, Data
+    from adasap.tasks import TASKS, BaseTask, Data, Metric, Task
+    from adasap.tasks.classification.task import ClassificationTask
+    from adasap.tasks.detection.task import DetectionTask
+    from adasap.training import Compression
 
 __version__ = "0.1.0"
 
 _HOMES = {
-    "config": ("Recipe", "read_recipe"),
+    "experiments.analyze": ("analyze",),
+    "experiments.check_data": ("check_data",),
+    "experiments.compare": ("compare",),
+    "experiments.compress": ("run",),
+    "experiments.evaluate": ("evaluate",),
+    "experiments.latency": ("latency_table",),
+    "experiments.preview": ("preview",),
+    "experiments.profile": ("profile",),
+    "experiments.recipe": ("Recipe", "read_recipe"),
+    "experiments.sweep.run": ("sweep",),
+    "convolutions": ("guard_convolutions",),
     "criteria": ("Evidence", "build_criterion", "score"),
     "export": ("export_model", "load", "save"),
-    "groups": ("ChannelGroup", "Slot", "check_cut", "prunable", "trace_groups", "widths"),
+    "groups": ("ChannelGroup", "Slot", "check_cut", "prunable", "register_operator", "trace_groups", "widths"),
     "models": ("ModelSpec", "open_model"),
     "pipeline": ("Result", "compress"),
     "pruning": (
@@ -61,6 +85,7 @@ _HOMES = {
     ),
     "sharpness": (
         "AdaptivePerturbation",
+        "LossBudget",
         "PerturbationOptions",
         "UniformPerturbation",
         "adaptive_radius",
@@ -68,13 +93,18 @@ _HOMES = {
         "recalibrate_",
         "sharpness_aware_gradients",
     ),
-    "tasks": ("ClassificationTask", "DetectionTask", "Task"),
-    "training": ("Compression", "Data"),
+    "evaluation": ("SuiteSource",),
+    "tasks": ("TASKS", "BaseTask", "Data", "Metric", "Task"),
+    "tasks.classification.task": ("ClassificationTask",),
+    "tasks.detection.task": ("DetectionTask",),
+    "training": ("Compression",),
 }
 _HOME_OF = {name: room for room, names in _HOMES.items() for name in names}
 
 __all__ = [
+    "TASKS",
     "AdaptivePerturbation",
+    "BaseTask",
     "Budget",
     "BudgetOptions",
     "ChannelGroup",
@@ -83,7 +113,9 @@ __all__ = [
     "Data",
     "DetectionTask",
     "Evidence",
+    "LossBudget",
     "MACs",
+    "Metric",
     "ModelSpec",
     "Parameters",
     "PerturbationOptions",
@@ -92,25 +124,37 @@ __all__ = [
     "Recipe",
     "Result",
     "Slot",
+    "SuiteSource",
     "Task",
     "UniformPerturbation",
     "adaptive_radius",
+    "analyze",
     "apply_plan_",
     "build_criterion",
     "check_cut",
+    "check_data",
+    "compare",
     "compress",
+    "evaluate",
     "export_model",
+    "guard_convolutions",
+    "latency_table",
     "load",
     "open_model",
     "perturbed",
+    "preview",
+    "profile",
     "prunable",
     "prune",
     "read_recipe",
     "recalibrate_",
+    "register_operator",
+    "run",
     "save",
     "score",
     "select_channels",
     "sharpness_aware_gradients",
+    "sweep",
     "trace_groups",
     "widths",
 ]

@@ -12,6 +12,10 @@ class AdasapError(Exception):
     """Base of every error this package raises on purpose; the command line prints it without a traceback."""
 
 
+class ArgumentError(AdasapError, ValueError):
+    """An argument of a public function has the wrong type, shape, length or value."""
+
+
 class TraceError(AdasapError):
     """The model could not be exported or its channels could not be followed."""
 
@@ -50,6 +54,14 @@ class TrainingError(AdasapError, RuntimeError):
 
 class CheckpointError(AdasapError, RuntimeError):
     """A checkpoint could not be written or does not belong to this run."""
+
+
+class HalfWrittenError(AdasapError, RuntimeError):
+    """A file is empty or cut short, as a crash may leave it; what it held can be computed again."""
+
+
+class AdasapWarning(UserWarning):
+    """Something a user will want to know before the work starts; the command line prints it as a sentence."""
 
 
 def suggestion(given: object, known: Iterable[str]) -> str:

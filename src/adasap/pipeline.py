@@ -8,16 +8,17 @@ from typing import Any
 
 from torch import nn
 
+from adasap.evaluation import SuiteResult
 from adasap.groups import ChannelGroup
+from adasap.groups.bare import unwrap
 from adasap.pruning import PruningPlan
-from adasap.robustness import SuiteResult
-from adasap.tasks import Task
+from adasap.tasks import BaseTask
 from adasap.training import Compression, CompressionRun, Counters, Data, Observer, ignore
 
 
 def compress(
     model: nn.Module,
-    task: Task[Any],
+    task: BaseTask[Any],
     data: Data,
     config: Compression,
     *,
@@ -27,7 +28,7 @@ def compress(
     """Turns a dense pretrained model into a smaller one that holds up on corrupted and shifted inputs.
 
     Args:
-        model: The dense model; it is trained and cut in place.
+        model: The dense model; it is trained and cut in place. Wrappers are looked through: the run makes its own.
         task: What is learnt and what counts as good.
         data: Training images and the suites that are evaluated after each stage.
         config: The options of the three steps.
@@ -40,7 +41,7 @@ def compress(
     Raises:
         AdasapError: Before training, for anything in the model, data or options that cannot work.
     """
-    run = CompressionRun(model, task, data, config, folder=folder, observe=observe)
+    run = CompressionRun(unwrap(model), task, data, config, folder=folder, observe=observe)
     times = run.timetable
     run.evaluate("dense", run.dense_model)
 

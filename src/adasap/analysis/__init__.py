@@ -6,7 +6,7 @@ from adasap.analysis.channels import Removals, channel_removals, some_channels
 from adasap.analysis.file import AnalysisFile, read_analysis
 from adasap.analysis.folding import fold_batch_norms
 from adasap.analysis.hessian import Hessian
-from adasap.analysis.instruments import INSTRUMENTS
+from adasap.analysis.instruments import INSTRUMENTS, Instrument
 from adasap.analysis.lanczos import Eigenvalues, top_eigenvalues
 from adasap.analysis.landscape import filter_normalised_direction, loss_line, loss_plane, symmetric_grid
 from adasap.analysis.memory import MemoryNeed, memory_need
@@ -27,6 +27,7 @@ __all__ = [
     "Density",
     "Eigenvalues",
     "Hessian",
+    "Instrument",
     "MemoryNeed",
     "Objective",
     "Removals",

@@ -7,8 +7,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from adasap.errors import DataError
-from adasap.export import atomic_write
+from adasap.analysis.schema import check_analysis
+from adasap.errors import AdasapError, DataError
+from adasap.sealed import finite, read_sealed_json, write_sealed_json
 
 FORMAT = "adasap-analysis-1"
 NAME = "analysis.json"
@@ -38,7 +39,7 @@ class AnalysisFile:
     def part(self, model: str, instrument: str, part: str, options: Json) -> Json | None:
         """A part computed under these options, or None."""
         found: Json | None = self.content["models"].get(model, {}).get(instrument, {}).get(part)
-        return found if found is not None and found["options"] == plain(options) else None
+        return found if found is not None and found.get("options") == plain(options) else None
 
     def keep(self, model: str, instrument: str, part: str, value: Json) -> None:
         """Keeps a part, at once."""
@@ -54,8 +55,7 @@ class AnalysisFile:
         """Replaces the file."""
         if self.path is not None:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            with atomic_write(self.path) as file:
-                file.write(json.dumps(self.content, allow_nan=False).encode())
+            write_sealed_json(self.path, self.content)
 
 
 def read_analysis(path: Path) -> Json:
@@ -65,20 +65,18 @@ def read_analysis(path: Path) -> Json:
         DataError: If the file is missing, damaged or something else.
     """
     try:
-        content = json.loads(path.read_text())
-        if content["format"] != FORMAT or not isinstance(content["models"], dict):
-            raise KeyError("format")
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise DataError(
-            f"{path} holds no analysis ({type(error).__name__}: {error}); give a file of `adasap analyze`, or remove it"
-        ) from error
-    result: Json = content
-    return result
+        content = read_sealed_json(path, what="an analysis", error=DataError, remedy="analyze again")
+        if content.get("format") != FORMAT:
+            raise DataError(f"its format is not {FORMAT}")
+        check_analysis(content, where=path.name)
+    except AdasapError as error:
+        raise DataError(f"{path} holds no analysis: {error}; give a file of `adasap analyze`, or remove it") from error
+    return content
 
 
 def plain(value: Any) -> Any:
-    """As it comes back from JSON: tuples are lists, keys are text."""
-    return json.loads(json.dumps(value, allow_nan=False))
+    """As it comes back from JSON: tuples are lists, keys are text, numbers that are not finite are None."""
+    return json.loads(json.dumps(finite(value)))
 
 
 def _merged(path: Path, there: Json, identity: Mapping[str, Any]) -> Json:

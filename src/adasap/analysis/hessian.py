@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from adasap.analysis.objective import Objective, flat, unflat
-from adasap.errors import ModelError
+from adasap.errors import ArgumentError, ModelError
 
 Method = Literal["double backward", "finite differences"]
 
@@ -103,7 +103,7 @@ class Hessian:
     def _spread(self, vector: Tensor) -> Tensor:
         """The vector over all entries of the touched tensors, zero outside the block."""
         if vector.shape != (self.size,):
-            raise ValueError(f"the vector must have shape [{self.size}], got {tuple(vector.shape)}")
+            raise ArgumentError(f"the vector must have shape [{self.size}], got {tuple(vector.shape)}")
         if self._chosen is None:
             return vector
         whole = vector.new_zeros(sum(p.numel() for p in self._tensors))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import torch
@@ -19,6 +20,7 @@ from adasap.analysis.options import AnalysisOptions
 from adasap.analysis.spectrum import hutchinson_trace, random_signs, spectral_density
 from adasap.analysis.subject import Subject, fits
 from adasap.analysis.worst_case import over_batches, worst_case_sharpness
+from adasap.registry import Registry
 from adasap.sharpness import adaptive_radius
 from adasap.sharpness.options import Geometry
 
@@ -26,7 +28,27 @@ Json = dict[str, Any]
 Progress = Callable[[str], None]
 """Told what was just done within a part."""
 Part = Callable[[Progress], Json]
-Instrument = Callable[[Subject, AnalysisOptions], Mapping[str, Part]]
+
+
+@dataclass(frozen=True)
+class Instrument:
+    """Something that is measured of every model.
+
+    Attributes:
+        parts: Called with the subject and the options; gives part -> what computes its numbers, ready for JSON.
+        section: The section of `AnalysisOptions` that the numbers depend on, beside the seed.
+        settings: What else they depend on: of a user's own. A part that was kept under others is computed again.
+    """
+
+    parts: Callable[[Subject, AnalysisOptions], Mapping[str, Part]]
+    section: str = ""
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+    def depends_on(self, options: AnalysisOptions) -> Json:
+        """The options that its numbers depend on."""
+        found: dict[str, Any] = asdict(getattr(options, self.section)) if self.section else {}
+        found.pop("graph_bytes", None)  # changes time and memory alone
+        return {"seed": options.seed, **found, **self.settings}
 
 
 def loss(subject: Subject, options: AnalysisOptions) -> dict[str, Part]:
@@ -244,27 +266,19 @@ def known(value: float) -> float | None:
 MEASURED = ("damage", "predicted", "slope", "curvature")
 """What `channel_removals` says of each channel."""
 
-INSTRUMENTS: dict[str, Instrument] = {
-    "loss": loss,
-    "worst_case": worst_case,
-    "average_case": average_case,
-    "eigenvalues": eigenvalues,
-    "trace": trace,
-    "density": density,
-    "blocks": blocks,
-    "channels": channels,
-    "landscape": landscape,
-}
-"""In the order in which they are run: the cheap ones and those others are compared with first."""
-
-OPTIONS_OF: dict[str, str] = {
-    "worst_case": "worst_case",
-    "average_case": "average_case",
-    "eigenvalues": "hessian",
-    "trace": "hessian",
-    "density": "hessian",
-    "blocks": "hessian",
-    "channels": "channels",
-    "landscape": "landscape",
-}
-"""Instrument -> the section of the options that its numbers depend on, beside the seed."""
+INSTRUMENTS: Registry[Instrument] = Registry(
+    "instrument",
+    {
+        "loss": Instrument(loss),
+        "worst_case": Instrument(worst_case, "worst_case"),
+        "average_case": Instrument(average_case, "average_case"),
+        "eigenvalues": Instrument(eigenvalues, "hessian"),
+        "trace": Instrument(trace, "hessian"),
+        "density": Instrument(density, "hessian"),
+        "blocks": Instrument(blocks, "hessian"),
+        "channels": Instrument(channels, "channels"),
+        "landscape": Instrument(landscape, "landscape"),
+    },
+    at="adasap.analysis.INSTRUMENTS",
+)
+"""In the order in which they are run: the cheap ones and those others are compared with first; then your own."""

@@ -10,10 +10,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from adasap.convolutions import guard_convolutions
 from adasap.errors import DataError, ModelError
 from adasap.groups import evaluating
+from adasap.groups.bare import unwrap
 from adasap.sharpness.swap import perturbed
-from adasap.sharpness.wrappers import unwrap
 from adasap.tasks import Task
 
 Loss = Callable[[nn.Module, Any], Tensor]
@@ -43,6 +44,7 @@ class Objective:
     """
 
     def __init__(self, model: nn.Module, batches: Iterable[Any], loss: Loss) -> None:
+        guard_convolutions()
         self.model = unwrap(model)
         self.batches = list(batches)
         self.loss = loss

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from adasap.analysis.channels import Side
+from adasap.checks import MOST_SEED, require_declared, require_within
 from adasap.errors import RecipeError
 
 
@@ -28,7 +28,8 @@ class WorstCaseOptions:
     steps: int = 5
 
     def __post_init__(self) -> None:
-        _require_lengths(self.l2, self.adaptive_l2, self.linf, self.adaptive_linf)
+        require_declared(self, RecipeError)
+        _require_lengths(l2=self.l2, adaptive_l2=self.adaptive_l2, linf=self.linf, adaptive_linf=self.adaptive_linf)
         _require_counts(steps=self.steps)
 
 
@@ -47,7 +48,8 @@ class AverageCaseOptions:
     draws: int = 10
 
     def __post_init__(self) -> None:
-        _require_lengths(self.deviations, self.adaptive_deviations)
+        require_declared(self, RecipeError)
+        _require_lengths(deviations=self.deviations, adaptive_deviations=self.adaptive_deviations)
         _require_counts(least=2, draws=self.draws)
 
 
@@ -77,8 +79,10 @@ class HessianOptions:
     graph_bytes: int = 2_000_000_000
 
     def __post_init__(self) -> None:
+        require_declared(self, RecipeError)
         _require_counts(least=2, trace_draws=self.trace_draws)
-        _require_counts(least=0, block_products=self.block_products, graph_bytes=self.graph_bytes)
+        _require_counts(least=0, block_products=self.block_products)
+        require_within(RecipeError, 0, 1e15, graph_bytes=self.graph_bytes)
         _require_counts(
             batches=self.batches,
             eigenvalues=self.eigenvalues,
@@ -115,7 +119,10 @@ class ChannelOptions:
     rho_max: float = 2.0
 
     def __post_init__(self) -> None:
-        _require_counts(batches=self.batches, most=self.most)
+        require_declared(self, RecipeError)
+        _require_counts(batches=self.batches)
+        require_within(RecipeError, 1, 10_000_000, most=self.most)
+        require_within(RecipeError, 0, 1e6, rho_min=self.rho_min, rho_max=self.rho_max)
         if not 0 < self.kept <= 1 or not self.criteria:
             raise RecipeError(f"kept is {self.kept} and criteria {self.criteria}; give a fraction and a criterion")
 
@@ -139,8 +146,10 @@ class LandscapeOptions:
     directions: int = 2
 
     def __post_init__(self) -> None:
-        _require_lengths((self.extent,))
-        _require_counts(batches=self.batches, points=self.points, plane=self.plane, directions=self.directions)
+        require_declared(self, RecipeError)
+        _require_lengths(extent=(self.extent,))
+        _require_counts(batches=self.batches, points=self.points, directions=self.directions)
+        require_within(RecipeError, 1, 501, plane=self.plane)
         if self.points % 2 == 0 or self.plane % 2 == 0:
             raise RecipeError(
                 f"points is {self.points} and plane {self.plane}; give odd numbers, with w in their middle"
@@ -162,15 +171,17 @@ class AnalysisOptions:
     channels: ChannelOptions = field(default_factory=ChannelOptions)
     landscape: LandscapeOptions = field(default_factory=LandscapeOptions)
 
+    def __post_init__(self) -> None:
+        require_declared(self, RecipeError)
+        require_within(RecipeError, 0, MOST_SEED, seed=self.seed)
 
-def _require_lengths(*lengths: Sequence[float]) -> None:
-    for values in lengths:
-        for value in values:
-            if not 0 <= value < math.inf:
-                raise RecipeError(f"a radius, deviation or extent is {value}; give finite numbers, 0 or more")
+
+def _require_lengths(**lengths: Sequence[float]) -> None:
+    require_within(RecipeError, 0, 1e6, **lengths)
+    for name, values in lengths.items():
+        if len(values) > 100:
+            raise RecipeError(f"{name} has {len(values)} numbers; give at most 100")
 
 
 def _require_counts(*, least: int = 1, **counts: int) -> None:
-    for name, value in counts.items():
-        if value < least:
-            raise RecipeError(f"{name} is {value}; give {least} or more")
+    require_within(RecipeError, least, 10_000, **counts)

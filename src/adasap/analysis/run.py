@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import dataclasses
 import time
 from collections.abc import Callable, Collection, Mapping
-from typing import Any
 
 from adasap.analysis.file import AnalysisFile, Json
-from adasap.analysis.instruments import INSTRUMENTS, OPTIONS_OF
+from adasap.analysis.instruments import INSTRUMENTS
 from adasap.analysis.options import AnalysisOptions
 from adasap.analysis.ranks import channel_summary
 from adasap.analysis.subject import Subject
-from adasap.errors import RecipeError, suggestion
 
 Watch = Callable[[str, str, str, Json | None], None]
 """Model, instrument, part (with how far it is), and its numbers once they are there."""
@@ -51,8 +48,7 @@ def analyze(
     options, file = options or AnalysisOptions(), file or AnalysisFile(None, {})
     chosen = list(INSTRUMENTS) if only is None else list(dict.fromkeys(only))
     for name in chosen:
-        if name not in INSTRUMENTS:
-            raise RecipeError(f"no instrument is called {name!r}; {suggestion(name, INSTRUMENTS)}")
+        INSTRUMENTS.get(name)
     for model, subject in subjects.items():
         for instrument in (name for name in INSTRUMENTS if name in chosen):
             _measure(model, subject, instrument, options, file, watch)
@@ -60,19 +56,11 @@ def analyze(
     return file.content
 
 
-def options_of(instrument: str, options: AnalysisOptions) -> Json:
-    """The options that an instrument's numbers depend on."""
-    section = OPTIONS_OF.get(instrument)
-    found: dict[str, Any] = {} if section is None else dataclasses.asdict(getattr(options, section))
-    found.pop("graph_bytes", None)  # changes time and memory alone
-    return {"seed": options.seed, **found}
-
-
 def _measure(
     model: str, subject: Subject, instrument: str, options: AnalysisOptions, file: AnalysisFile, watch: Watch | None
 ) -> None:
-    used = options_of(instrument, options)
-    for part, compute in INSTRUMENTS[instrument](subject, options).items():
+    used = INSTRUMENTS[instrument].depends_on(options)
+    for part, compute in INSTRUMENTS[instrument].parts(subject, options).items():
         found = file.part(model, instrument, part, used)
         if found is None:
             started = time.perf_counter()

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from adasap.analysis.objective import Objective
 from adasap.errors import RecipeError
-from adasap.robustness import Interval, bootstrap_mean
+from adasap.evaluation.statistics import Interval, bootstrap_mean
 from adasap.sharpness.options import Geometry
 
 Norm = Literal["l2", "linf"]

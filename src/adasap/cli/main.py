@@ -1,45 +1,91 @@
-"""Gathers the verbs; errors that a user can act on are printed as sentences."""
+"""Gathers the verbs; errors that a user can act on are printed as sentences.
+
+The modules of the verbs hold signatures; what a verb needs is imported when it runs, so that help and completion
+come at once.
+"""
 
 from __future__ import annotations
 
 import sys
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Annotated, Any
 
 import typer
-from rich.console import Console
-from rich.markup import escape
 
-from adasap.cli.analyze import analyze
-from adasap.cli.compare import compare
-from adasap.cli.compress import compress
-from adasap.cli.demo import demo
-from adasap.cli.evaluate import evaluate
-from adasap.cli.export import export
-from adasap.cli.groups import groups
-from adasap.cli.profile import profile
-from adasap.cli.sweep import sweep
-from adasap.errors import AdasapError
+from adasap import __version__
+from adasap.cli import measure, models, runs
+from adasap.cli.messages import allow_any_text, print_sentence
+from adasap.cli.options import VerbWithNumbers
+from adasap.errors import AdasapError, AdasapWarning
+from adasap.experiments.terminal import open_console
 from adasap.memory import kept_memory
 
 app = typer.Typer(
     name="adasap",
     help="Make a vision model small, fast and robust: adaptive sharpness-aware pruning.",
+    epilog="`adasap VERB --help` has the options of a verb, and examples.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
+    context_settings={"help_option_names": ["-h", "--help"]},
 )
-for verb in (demo, compress, compare, sweep, evaluate, analyze, profile, groups, export):
-    app.command()(verb)
+
+
+def _print_version(asked: bool) -> None:
+    if asked:
+        print(f"adasap {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    """Make a vision model small, fast and robust: adaptive sharpness-aware pruning."""
+
+
+VERBS: dict[Callable[..., None], Sequence[str]] = {
+    verb: examples[verb.__name__]
+    for examples, verbs in (
+        (runs.EXAMPLES, (runs.demo, runs.compress, runs.compare, runs.sweep)),
+        (measure.EXAMPLES, (measure.evaluate, measure.analyze, measure.check)),
+        (models.EXAMPLES, (models.profile, models.groups, models.export)),
+    )
+    for verb in verbs
+}
+for verb, examples in VERBS.items():
+    app.command(cls=VerbWithNumbers, epilog="\n\n".join(["Examples:", *(f"  {line}" for line in examples)]))(verb)
+
+
+@contextmanager
+def warnings_as_sentences() -> Iterator[None]:
+    """Prints an `AdasapWarning` without the line of code that gave it, while it lasts."""
+    with warnings.catch_warnings():
+        as_code = warnings.showwarning
+
+        def show(message: Warning | str, category: type[Warning], *place: Any, **more: Any) -> None:
+            if isinstance(message, AdasapWarning):
+                print_sentence(message, "Warning", "bold yellow")
+            else:
+                as_code(message, category, *place, **more)
+
+        warnings.showwarning = show
+        yield
 
 
 def main() -> None:
     """Runs a verb; exit code 2 and one sentence for what a user can mend."""
+    allow_any_text()
     try:
-        with kept_memory():
+        with kept_memory(), warnings_as_sentences():
             app()
     except (AdasapError, OSError) as error:
-        Console(stderr=True).print(f"[bold red]{type(error).__name__}[/]: {escape(str(error))}", highlight=False)
+        print_sentence(error, type(error).__name__, "bold red")
         sys.exit(2)
     except KeyboardInterrupt:
-        Console(stderr=True).print("stopped; run the same command again to go on")
+        open_console(stderr=True).print("stopped; run the same command again to go on")
         sys.exit(130)

@@ -1,98 +1,92 @@
-"""How every verb takes a model: by a builder's name, in a recipe, or as a file that was saved by `adasap`."""
+"""Verbs about a model alone: `profile`, `groups`, `export`."""
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
-import torch
-import typer
-import yaml
-from torch import nn
+from typer import Argument, Option
 
-from adasap.config import read_recipe
-from adasap.errors import ModelError
-from adasap.export import ModelFile, load, read_header
-from adasap.models import ModelSpec, open_model
+from adasap.cli.options import ModelArgument, Named, listed, with_model_options
+from adasap.experiments.known_names import TARGETS, Precision, complete_path, one_of
+from adasap.experiments.terminal import open_console, print_parts
 
-ModelArgument = Annotated[
-    str,
-    typer.Argument(
-        metavar="MODEL",
-        help="A model file (model.safetensors), torchvision:NAME, timm:NAME, adasap:NAME, module:function, or a recipe "
-        "(its dense model).",
+EXAMPLES = {
+    "profile": (
+        "adasap profile runs/resnet20_adasap_l2/model.safetensors --batch 32",
+        "adasap profile torchvision:resnet50 --latency-table rn50.json --threads 1",
     ),
-]
-SizeOption = Annotated[
-    int | None,
-    typer.Option(help="Image side in pixels; a model file knows its own.", show_default="224, CIFAR and digits 32"),
-]
-WeightsOption = Annotated[Path | None, typer.Option(help="safetensors file to fill a named model with.")]
-ModelOption = Annotated[
-    list[str] | None, typer.Option(help="KEY=VALUE for a named model's builder, value in YAML; may be repeated.")
-]
-Colours = tuple[float, float, float]
-MeanOption = Annotated[
-    Colours | None, typer.Option(help="Of a named model's inputs, per colour; a model file knows its own.")
-]
-StdOption = Annotated[
-    Colours | None, typer.Option(help="Of a named model's inputs, per colour; a model file knows its own.")
-]
-TrustOption = Annotated[bool, typer.Option("--trust-builder", help="Let a model file import the module that it names.")]
+    "groups": (
+        "adasap groups torchvision:resnet50",
+        "adasap groups torchvision:vit_b_16 --model-option num_classes=10 --size 224 --keep 'encoder.*'",
+    ),
+    "export": (
+        "adasap export runs/resnet20_adasap_l2/model.safetensors small.onnx --to onnx",
+        "adasap export torchvision:resnet18 resnet18.pt2 --to torch-export --weights resnet18.safetensors",
+    ),
+}
+_BATCH = "The larger batch; batch 1 is always measured."
+_TABLE = "Time the single layers instead, for latency budgets; resumes."
+_PLANS = "Random plans that the latency table is tried on."
+_TO = f"{', '.join(TARGETS)}, or one of your own: for onnxruntime, torch.export.load, adasap.load."
+_KEEP = "Patterns of modules whose channels stay: a list with commas, or repeated."
+_BATCH_EXPORT = "The one batch size the file takes."
 
 
-@dataclass(frozen=True)
-class OpenedModel:
-    """A model with what is known of it; `dense` is the unpruned one of a model file, `header` what the file says."""
+@with_model_options
+def profile(
+    model: ModelArgument,
+    named: Named,
+    batch: Annotated[int | None, Option(min=1, max=100_000, help=_BATCH, show_default="16, table: 1")] = None,
+    seconds: Annotated[float, Option(help="Time for each comparison of whole models, up to an hour.")] = 4.0,
+    device: Annotated[str, Option(help="cpu or cuda.")] = "cpu",
+    threads: Annotated[int | None, Option(min=1, max=1024, help="Threads of the CPU.", show_default="all")] = None,
+    precision: Annotated[Precision, Option(help="Number type.")] = "float32",
+    channels_last: Annotated[bool, Option("--channels-last/--contiguous", help="Memory format.")] = True,
+    compiled: Annotated[bool, Option("--compiled", help="Through torch.compile.")] = False,
+    latency_table: Annotated[Path | None, Option(metavar="FILE", help=_TABLE, autocompletion=complete_path)] = None,
+    plans: Annotated[int, Option(min=0, max=10_000, help=_PLANS)] = 5,
+) -> None:
+    """Measure what a model needs, the dense one beside it if the file is pruned."""
+    from adasap.experiments import latency
+    from adasap.experiments import profile as experiment
+    from adasap.profiling.timing import Setting
+    from adasap.report import Shown
 
-    model: nn.Module
-    spec: ModelSpec
-    dense: nn.Module | None
-    header: ModelFile | None = None
-
-    @property
-    def example_inputs(self) -> torch.Tensor:
-        return torch.zeros(1, *self.spec.input_size)
-
-
-def open_named(
-    name: str,
-    size: int | None,
-    weights: Path | None = None,
-    *,
-    mean: Colours | None = None,
-    std: Colours | None = None,
-    options: Sequence[str] = (),
-    trust_builder: bool = False,
-) -> OpenedModel:
-    """Opens the model of the command line."""
-    if name.endswith((".yaml", ".yml")):
-        spec = read_recipe(Path(name)).model
-        return OpenedModel(open_model(spec, trust_builder=True).eval(), spec, None)
-    if name.endswith(".safetensors") or Path(name).is_file():
-        header = read_header(name)
-        model = load(name, trust_builder=trust_builder)
-        dense = open_model(header.spec, trust_builder=trust_builder).eval()
-        return OpenedModel(model, header.spec, dense, header)
-    side = size or (32 if name.startswith(("adasap:cifar", "adasap:digits")) else 224)
-    spec = ModelSpec(
-        name, _builder_options(options), (3, side, side), weights=None if weights is None else str(weights)
-    )
-    spec = dataclasses.replace(spec, mean=mean or spec.mean, std=std or spec.std)
-    return OpenedModel(open_model(spec, trust_builder=True).eval(), spec, None)
+    console, setting = open_console(), Setting(device, threads, precision, channels_last, compiled)
+    if latency_table is None:
+        found: Shown = experiment.profile(named(model), batch=batch or 16, seconds=seconds, setting=setting)
+    else:
+        found = latency.latency_table(
+            named(model),
+            latency_table,
+            batch=batch or 1,
+            seconds=seconds,
+            num_plans=plans,
+            setting=setting,
+            console=console,
+        )
+    print_parts(console, found.parts())
 
 
-def _builder_options(texts: Sequence[str]) -> dict[str, Any]:
-    options = {}
-    for text in texts:
-        key, equals, value = text.partition("=")
-        if not equals:
-            raise ModelError(f"--model-option {text!r} has no value; write it as KEY=VALUE, such as width=0.75")
-        try:
-            options[key] = yaml.safe_load(value)
-        except yaml.YAMLError as error:
-            raise ModelError(f"--model-option {text!r}: the value is no YAML ({error}); quote it") from error
-    return options
+@with_model_options
+def groups(model: ModelArgument, named: Named, keep: Annotated[list[str] | None, Option(help=_KEEP)] = None) -> None:
+    """List the channel groups of a model."""
+    from adasap.experiments.list_groups import list_groups
+
+    print_parts(open_console(), list_groups(named(model), keep=listed(keep) or ()).parts())
+
+
+@with_model_options
+def export(
+    model: ModelArgument,
+    out: Annotated[Path, Argument(metavar="OUT", help="The file to write.", autocompletion=complete_path)],
+    to: Annotated[str, Option(help=_TO, autocompletion=one_of(TARGETS))],
+    named: Named,
+    fixed_batch: Annotated[int | None, Option(min=1, max=100_000, help=_BATCH_EXPORT, show_default="any")] = None,
+) -> None:
+    """Write a model for a runtime and compare it there."""
+    from adasap.experiments.export import export_named
+
+    found = export_named(named(model), out, to=to, fixed_batch=fixed_batch)
+    print_parts(open_console(), found.parts())

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from adasap.corruptions.protocol import Constants
+from adasap.corruptions.protocol import Constants, of_colour, on_levels
 
 CONTRAST_FACTOR = {
     "224": (0.4, 0.3, 0.2, 0.1, 0.05),
@@ -43,6 +43,7 @@ def contrast(images: Tensor, severity: int, seeds: Tensor, constants: Constants)
     return ((images - mean) * CONTRAST_FACTOR[constants][severity - 1] + mean).clamp(0, 1)
 
 
+@of_colour
 def brightness(images: Tensor, severity: int, seeds: Tensor, constants: Constants) -> Tensor:
     """Adds to the value V of HSV, up to one; hue and saturation stay.
 
@@ -53,6 +54,7 @@ def brightness(images: Tensor, severity: int, seeds: Tensor, constants: Constant
     return images.mul_((value + BRIGHTNESS_ADDED[constants][severity - 1]).clamp_(max=1).div_(value))
 
 
+@of_colour
 def saturate(images: Tensor, severity: int, seeds: Tensor, constants: Constants) -> Tensor:
     """Changes the saturation S of HSV to min(factor S + offset, 1); hue and value stay (a validation corruption).
 
@@ -68,6 +70,7 @@ def saturate(images: Tensor, severity: int, seeds: Tensor, constants: Constants)
     return torch.sub(value, distances.mul_(wanted.div_(spread))).clamp_(0, 1)
 
 
+@on_levels
 def pixelate(images: Tensor, severity: int, seeds: Tensor, constants: Constants) -> Tensor:
     """Shrinks by averages over boxes and enlarges by repeating pixels; uint8 in, uint8 out."""
     scale, (height, width) = PIXELATE_SCALE[constants][severity - 1], images.shape[-2:]
@@ -124,16 +127,20 @@ def enlarging_places(size: int, new: int) -> Tensor:
     return torch.tensor([int((place + 0.5) * (size / new)) for place in range(new)])
 
 
+@of_colour
+@on_levels
 def jpeg_compression(images: Tensor, severity: int, seeds: Tensor, constants: Constants) -> Tensor:
     """Codes each image as a JPEG of low quality and decodes it (libjpeg, on the CPU); uint8 in, uint8 out.
 
-    Pillow's defaults, as in the benchmark: colours at half resolution, the precise integer cosine transform.
+    Pillow's defaults, as in the benchmark: colours at half resolution, the precise integer cosine transform. Grey is
+    coded as grey, which gives the luma of the same image in colour to the bit.
     """
     decoded = np.empty(images.shape, dtype=np.uint8)
     for image, planes in zip(images.cpu().numpy(), decoded, strict=True):
         file = BytesIO()
-        coloured = Image.merge("RGB", [Image.fromarray(plane) for plane in image])
-        coloured.save(file, "JPEG", quality=JPEG_QUALITY[constants][severity - 1])
+        bands = [Image.fromarray(plane) for plane in image]
+        picture = Image.merge("RGB", bands) if len(bands) == 3 else bands[0]
+        picture.save(file, "JPEG", quality=JPEG_QUALITY[constants][severity - 1])
         for plane, band in zip(planes, Image.open(file).split(), strict=True):
             plane[:] = np.asarray(band)
     return torch.from_numpy(decoded).to(images.device)

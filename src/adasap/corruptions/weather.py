@@ -9,9 +9,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from adasap.corruptions.draws import normal, uniform
-from adasap.corruptions.ice import crops
+from adasap.corruptions.frost_texture import crops
 from adasap.corruptions.motion import motion_blur_by_angle
-from adasap.corruptions.protocol import Constants
+from adasap.corruptions.protocol import Constants, luma, of_colour
 
 FOG_STRENGTH_DECAY = {
     "224": ((1.5, 2.0), (2.0, 2.0), (2.5, 1.7), (2.5, 1.5), (3.0, 1.4)),
@@ -48,9 +48,6 @@ FROST_WEIGHTS = {  # of the image and of the ice
     "64": ((1.0, 0.3), (0.9, 0.4), (0.8, 0.45), (0.75, 0.5), (0.7, 0.55)),
     "32": ((1.0, 0.2), (1.0, 0.3), (0.9, 0.4), (0.85, 0.4), (0.75, 0.45)),
 }
-
-GREY = (0.299, 0.587, 0.114)
-"""Weights of red, green and blue in the luma (ITU-R BT.601)."""
 
 
 def fog(images: Tensor, severity: int, seeds: Tensor, constants: Constants) -> Tensor:
@@ -101,12 +98,12 @@ def _refine(corners: Tensor, shifts: Tensor, height: float) -> Tensor:
     return rows.view(len(corners), 2 * corners.shape[1], 2 * corners.shape[2])
 
 
+@of_colour
 def snow(images: Tensor, severity: int, seeds: Tensor, constants: Constants) -> Tensor:
     """Whitens the image, then adds streaks of flakes and, as more flakes, the same streaks turned by half a circle."""
     *_, kept = SNOW[constants][severity - 1]
     layer = snow_layer(images.shape[-2:], severity, seeds, constants)
-    red, green, blue = (images[:, channel, None] for channel in range(3))
-    brighter = (red * GREY[0]).add_(green, alpha=GREY[1]).add_(blue, alpha=GREY[2]).mul_(1.5).add_(0.5)
+    brighter = luma(images).mul(1.5).add_(0.5)
     white = torch.maximum(images, brighter)
     return white.lerp_(images, kept).add_(layer + layer.flip(2, 3)).clamp_(0, 1)
 
@@ -138,10 +135,13 @@ def enlarge(field: Tensor, size: tuple[int, int] | torch.Size, zoom: float, *, c
     return field[..., top : top + size[0], left : left + size[1]]
 
 
+@of_colour
 def frost(images: Tensor, severity: int, seeds: Tensor, constants: Constants) -> Tensor:
     """Adds a random crop of a generated picture of ice; the two weights exceed one together, so ice brightens.
 
-    The benchmark crops photographs instead: see `adasap.corruptions.ice` for what ours have in common with them.
+    The benchmark crops photographs instead; `adasap.corruptions.frost_texture` says what ours have in common with them.
     """
     image_weight, ice_weight = FROST_WEIGHTS[constants][severity - 1]
-    return images.mul(image_weight).add_(crops(images.shape[-2:], seeds, constants), alpha=ice_weight).clamp_(0, 1)
+    ice = crops(images.shape[-2:], seeds, constants)
+    ice = luma(ice) if images.shape[1] == 1 else ice
+    return images.mul(image_weight).add_(ice, alpha=ice_weight).clamp_(0, 1)

@@ -8,10 +8,12 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from adasap.checks import require_declared
 from adasap.criteria.channels import group_means
 from adasap.criteria.evidence import collected
 from adasap.criteria.gathering import mean_over_inputs, require_readers
 from adasap.criteria.protocol import Loss, Need
+from adasap.errors import RecipeError
 from adasap.groups.group import ChannelGroup, Scores
 
 
@@ -26,8 +28,11 @@ class ActivationMean:
     num_batches: int = 4
     needs: frozenset[Need] = frozenset({"batches"})
 
+    def __post_init__(self) -> None:
+        require_declared(self, RecipeError)
+
     def validate(self, model: nn.Module, groups: Sequence[ChannelGroup]) -> None:
-        """Raises ValueError, naming the groups, if no layer's input shows a group that can be pruned."""
+        """Raises ArgumentError, naming the groups, if no layer's input shows a group that can be pruned."""
         require_readers(model, groups, "activation_mean")
 
     def gather(
@@ -37,7 +42,7 @@ class ActivationMean:
         return mean_over_inputs(model, groups, batches, loss, lambda seen: seen.abs().mean((0, 2)))
 
     def score(self, model: nn.Module, groups: Sequence[ChannelGroup], evidence: Scores | None) -> dict[str, Tensor]:
-        """The evidence over the mean of its group. Raises ValueError when there is none."""
+        """The evidence over the mean of its group. Raises ArgumentError when there is none."""
         return group_means(collected(evidence, groups, self))
 
 
@@ -52,8 +57,11 @@ class APoZ:
     num_batches: int = 4
     needs: frozenset[Need] = frozenset({"batches"})
 
+    def __post_init__(self) -> None:
+        require_declared(self, RecipeError)
+
     def validate(self, model: nn.Module, groups: Sequence[ChannelGroup]) -> None:
-        """Raises ValueError, naming the groups, if no layer's input shows a group that can be pruned."""
+        """Raises ArgumentError, naming the groups, if no layer's input shows a group that can be pruned."""
         require_readers(model, groups, "apoz")
 
     def gather(
@@ -63,5 +71,5 @@ class APoZ:
         return mean_over_inputs(model, groups, batches, loss, lambda seen: (seen > 0).float().mean((0, 2)))
 
     def score(self, model: nn.Module, groups: Sequence[ChannelGroup], evidence: Scores | None) -> dict[str, Tensor]:
-        """The evidence as it is. Raises ValueError when there is none."""
+        """The evidence as it is. Raises ArgumentError when there is none."""
         return collected(evidence, groups, self)

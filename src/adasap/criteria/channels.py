@@ -9,8 +9,10 @@ from functools import lru_cache
 import torch
 from torch import Tensor, nn
 
+from adasap.errors import ArgumentError
+from adasap.groups.bare import unwrap
 from adasap.groups.group import ChannelGroup, Role
-from adasap.groups.members import members, named_parameters
+from adasap.groups.parameters import members, named_parameters
 
 Axis = tuple[str, int]
 """Name of a parameter and one of its axes."""
@@ -18,7 +20,7 @@ Axis = tuple[str, int]
 
 def named_tensors(model: nn.Module) -> dict[str, Tensor]:
     """Name -> parameter, under the names that slots use, also when `torch.compile` has wrapped the model."""
-    model = getattr(model, "_orig_mod", model)
+    model = unwrap(model)
     return {name: parameter.detach() for name, parameter in named_parameters(members(model)).items()}
 
 
@@ -26,12 +28,12 @@ def named_gradients(model: nn.Module) -> dict[str, Tensor]:
     """Name -> gradient, for the parameters that have one.
 
     Raises:
-        ValueError: If no parameter has a gradient.
+        ArgumentError: If no parameter has a gradient.
     """
-    model = getattr(model, "_orig_mod", model)
+    model = unwrap(model)
     gradients = {name: p.grad.detach() for name, p in model.named_parameters() if p.grad is not None}
     if not gradients:
-        raise ValueError("no parameter has a gradient: call backward() before batch_evidence")
+        raise ArgumentError("no parameter has a gradient: call backward() before batch_evidence")
     return gradients
 
 
@@ -65,7 +67,7 @@ def channel_sums(
     Returns:
         The sums, 0 for a channel without such slots.
     Raises:
-        ValueError: If a position lies outside its axis: the groups belong to another model.
+        ArgumentError: If a position lies outside its axis: the groups belong to another model.
     """
     axes = tuple(axis for axis in _axes(tuple(groups), roles) if axis[0] in tensors)
     sizes = tuple(tensors[name].shape[dim] for name, dim in axes)
@@ -148,7 +150,7 @@ def _layout(
         slots = [slot for slot in group.with_role(*roles) if (slot.name, slot.dim) in starts]
         for slot in slots:
             if slot.positions.numel() and int(slot.positions.max()) >= size_of[slot.name, slot.dim]:
-                raise ValueError(
+                raise ArgumentError(
                     f"group {group.name!r} does not fit the model: {slot.name} has "
                     f"{size_of[slot.name, slot.dim]} entries along axis {slot.dim}, the group points at "
                     f"{int(slot.positions.max())}; trace the groups of this model again"

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from adasap.checks import require_declared
 from adasap.criteria.channels import group_means
 from adasap.criteria.evidence import collected
 from adasap.criteria.gathering import mean_over_inputs, require_readers
@@ -41,11 +42,12 @@ class CHIP:
     needs: frozenset[Need] = frozenset({"batches"})
 
     def __post_init__(self) -> None:
+        require_declared(self, RecipeError)
         if self.num_images < 1:
             raise RecipeError(f"num_images is {self.num_images}; give 1 or more, such as 16")
 
     def validate(self, model: nn.Module, groups: Sequence[ChannelGroup]) -> None:
-        """Raises ValueError, naming the groups, if no layer's input shows a group that can be pruned."""
+        """Raises ArgumentError, naming the groups, if no layer's input shows a group that can be pruned."""
         require_readers(model, groups, "chip")
 
     def gather(
@@ -55,7 +57,7 @@ class CHIP:
         return mean_over_inputs(model, groups, batches, loss, lambda seen: independence(seen[: self.num_images]))
 
     def score(self, model: nn.Module, groups: Sequence[ChannelGroup], evidence: Scores | None) -> dict[str, Tensor]:
-        """The evidence over the mean of its group. Raises ValueError when there is none."""
+        """The evidence over the mean of its group. Raises ArgumentError when there is none."""
         return group_means(collected(evidence, groups, self))
 
 

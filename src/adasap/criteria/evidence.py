@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from adasap.criteria.protocol import Criterion
+from adasap.errors import ArgumentError
 from adasap.groups.group import ChannelGroup, Scores
 
 
@@ -38,7 +39,7 @@ class Evidence:
         A batch whose evidence is not finite, as of a step that will be skipped, is left out.
 
         Raises:
-            ValueError: If the groups or widths are not those of the batches before.
+            ArgumentError: If the groups or widths are not those of the batches before.
         """
         values = [value.detach() for value in scores.values()]
         if not self._sums:
@@ -47,7 +48,7 @@ class Evidence:
                 for name, v in zip(scores, values, strict=True)
             }
         elif {n: v.shape for n, v in scores.items()} != {n: v.shape for n, v in self._sums.items()}:
-            raise ValueError(
+            raise ArgumentError(
                 "the evidence of this batch has other groups or widths than the batches before: "
                 "call evidence.cut(plan.kept) or evidence.reset() after a pruning event"
             )
@@ -61,10 +62,10 @@ class Evidence:
         """Group name -> mean over the batches, float [C].
 
         Raises:
-            ValueError: If nothing was added since the last reset.
+            ArgumentError: If nothing was added since the last reset.
         """
         if not self._count:
-            raise ValueError(
+            raise ArgumentError(
                 "no evidence was collected since the last pruning event: after each backward() call "
                 "evidence.add(criterion.batch_evidence(model, groups)), or use a criterion of weights: 'l2'"
             )
@@ -87,7 +88,7 @@ class Evidence:
         `count` becomes the mean number of batches per rank, rounded.
         """
         if not self._count:
-            raise ValueError("this rank collected no evidence, so it cannot be averaged over ranks")
+            raise ArgumentError("this rank collected no evidence, so it cannot be averaged over ranks")
         flat = torch.cat([total.flatten() for total in self._sums.values()])
         reduced = average(torch.cat([flat, flat.new_tensor([self._count])]))
         mean_count = float(reduced[-1])
@@ -112,11 +113,11 @@ def collected(evidence: Scores | None, groups: Sequence[ChannelGroup], criterion
     """The evidence of these groups, for a criterion that cannot do without.
 
     Raises:
-        ValueError: If it is None, lacks a group, or has another number of channels.
+        ArgumentError: If it is None, lacks a group, or has another number of channels.
     """
     if evidence is None:
         gathers = "batches" in criterion.needs
-        raise ValueError(
+        raise ArgumentError(
             f"{type(criterion).__name__} scores channels by {'batches' if gathers else 'gradients'}, and no evidence "
             "was given: "
             + (
@@ -129,7 +130,7 @@ def collected(evidence: Scores | None, groups: Sequence[ChannelGroup], criterion
     for group in groups:
         found = tuple(evidence[group.name].shape) if group.name in evidence else "nothing"
         if found != (group.num_channels,):
-            raise ValueError(
+            raise ArgumentError(
                 f"evidence for group {group.name!r}: wanted ({group.num_channels},), found {found}; "
                 f"cut it with evidence.cut(plan.kept) or collect it anew after a pruning event"
             )

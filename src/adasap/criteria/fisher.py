@@ -34,5 +34,5 @@ class Fisher:
         return sums.by_group()
 
     def score(self, model: nn.Module, groups: Sequence[ChannelGroup], evidence: Scores | None) -> dict[str, Tensor]:
-        """The evidence as it is. Raises ValueError when there is none."""
+        """The evidence as it is. Raises ArgumentError when there is none."""
         return collected(evidence, groups, self)

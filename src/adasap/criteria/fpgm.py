@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from adasap.criteria.channels import group_means, named_tensors
 from adasap.criteria.protocol import Need
+from adasap.errors import ArgumentError
 from adasap.groups.group import ChannelGroup, Scores
 
 
@@ -37,7 +38,7 @@ def producer_rows(group: ChannelGroup, tensors: Mapping[str, Tensor]) -> Tensor:
     """All numbers that compute each channel, float [C, D]; D = 0 for a group without producers.
 
     Raises:
-        ValueError: If a position lies outside its axis: the group belongs to another model.
+        ArgumentError: If a position lies outside its axis: the group belongs to another model.
     """
     rows = []
     for slot in group.with_role("producer"):
@@ -45,7 +46,7 @@ def producer_rows(group: ChannelGroup, tensors: Mapping[str, Tensor]) -> Tensor:
             continue
         lines = tensors[slot.name].movedim(slot.dim, 0).reshape(tensors[slot.name].shape[slot.dim], -1)
         if slot.positions.numel() and int(slot.positions.max()) >= len(lines):
-            raise ValueError(
+            raise ArgumentError(
                 f"group {group.name!r} does not fit the model: {slot.name} has {len(lines)} entries along axis "
                 f"{slot.dim}, the group points at {int(slot.positions.max())}; trace the groups of this model again"
             )

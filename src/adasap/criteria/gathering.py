@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import ExitStack
 from itertools import islice
 from typing import Any
 
@@ -11,9 +11,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
+from adasap.convolutions import guard_convolutions
 from adasap.criteria.evidence import Evidence
 from adasap.criteria.protocol import Criterion, GatheringCriterion, GradientCriterion, Loss
-from adasap.errors import RecipeError
+from adasap.errors import ArgumentError, RecipeError
+from adasap.groups.bare import unwrap
+from adasap.groups.exported import evaluating
 from adasap.groups.group import ChannelGroup, Slot, prunable
 
 
@@ -38,9 +41,9 @@ def mean_over_inputs(
     Returns:
         Group name -> mean, float [C]; zeros for a frozen group that no such layer reads.
     Raises:
-        ValueError: If the layers that read a group that can be pruned are never called.
+        ArgumentError: If the layers that read a group that can be pruned are never called.
     """
-    model = getattr(model, "_orig_mod", model)
+    model = unwrap(model)
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
     sums = {group.name: torch.zeros(group.num_channels, device=device) for group in groups}
     calls = dict.fromkeys(sums, 0)
@@ -106,6 +109,7 @@ def collect_evidence(
     if isinstance(criterion, GatheringCriterion):
         return criterion.gather(model, groups, list(islice(batches, criterion.num_batches)), loss)
     assert isinstance(criterion, GradientCriterion)
+    guard_convolutions()
     evidence = Evidence()
     with evaluating(model), torch.enable_grad():
         for batch in batches:
@@ -122,26 +126,14 @@ def collect_evidence(
 
 
 def require_readers(model: nn.Module, groups: Sequence[ChannelGroup], criterion: str) -> None:
-    """Raises ValueError, naming them, if groups that can be pruned are read by no convolution or linear layer."""
-    model = getattr(model, "_orig_mod", model)
+    """Raises ArgumentError, naming them, if groups that can be pruned are read by no convolution or linear layer."""
+    model = unwrap(model)
     missing = [group.name for group in prunable(groups) if not _readers(model, group)]
     if missing:
-        raise ValueError(
+        raise ArgumentError(
             f"criterion {criterion!r} reads the inputs of convolutions and linear layers, and none of them reads "
             f"these groups: {', '.join(missing)}; use 'taylor' or keep them whole"
         )
-
-
-@contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode while it lasts; afterwards each module is in its own mode again."""
-    modes = {module: module.training for module in model.modules()}
-    try:
-        model.eval()
-        yield
-    finally:
-        for module, mode in modes.items():
-            module.training = mode
 
 
 def _readers(model: nn.Module, group: ChannelGroup) -> list[tuple[Slot, nn.Module]]:
@@ -157,9 +149,7 @@ def _readers(model: nn.Module, group: ChannelGroup) -> list[tuple[Slot, nn.Modul
 
 
 def _weight(module: nn.Module) -> Tensor:
-    weight = module.weight
-    assert isinstance(weight, Tensor)
-    return weight
+    return module.get_parameter("weight")
 
 
 def _by_channel(inputs: Tensor, axis: int, positions: Tensor) -> Tensor:
@@ -173,7 +163,7 @@ def _by_channel(inputs: Tensor, axis: int, positions: Tensor) -> Tensor:
 def _require_seen(groups: Sequence[ChannelGroup], calls: dict[str, int]) -> None:
     unseen = [group.name for group in prunable(groups) if not calls[group.name]]
     if unseen:
-        raise ValueError(
+        raise ArgumentError(
             f"no activations were seen for {', '.join(unseen)}: the layers that read them are used without being "
             "called (or there were no batches); use 'taylor' or keep these groups whole"
         )

@@ -10,11 +10,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from adasap.checks import require_declared
+from adasap.convolutions import guard_convolutions
 from adasap.criteria.channels import channel_sums, over_axis
 from adasap.criteria.evidence import collected
-from adasap.criteria.gathering import evaluating
 from adasap.criteria.protocol import Loss, Need
 from adasap.errors import RecipeError
+from adasap.groups.bare import unwrap
+from adasap.groups.exported import evaluating
 from adasap.groups.group import ChannelGroup, Scores
 
 
@@ -41,6 +44,7 @@ class Hutchinson:
     needs: frozenset[Need] = frozenset({"batches"})
 
     def __post_init__(self) -> None:
+        require_declared(self, RecipeError)
         if self.num_probes < 1:
             raise RecipeError(f"num_probes is {self.num_probes}; give 1 or more, such as 4")
 
@@ -52,9 +56,12 @@ class Hutchinson:
         Raises:
             RuntimeError: If an operator of the model cannot be differentiated twice.
         """
-        model = getattr(model, "_orig_mod", model)
+        guard_convolutions()
+        model = unwrap(model)
         wanted = {slot.name for group in groups for slot in group.with_role("producer")}
-        weights = {name: p for name, p in model.named_parameters() if name in wanted and p.requires_grad}
+        weights: dict[str, Tensor] = {
+            name: p for name, p in model.named_parameters() if name in wanted and p.requires_grad
+        }
         generator = torch.Generator().manual_seed(self.seed)
         sums = {name: torch.zeros_like(w, dtype=_wide(w)) for name, w in weights.items()}
         count = 0
@@ -69,7 +76,7 @@ class Hutchinson:
         return _half_squares(groups, weights, {name: total / max(count, 1) for name, total in sums.items()})
 
     def score(self, model: nn.Module, groups: Sequence[ChannelGroup], evidence: Scores | None) -> dict[str, Tensor]:
-        """The evidence, 0 where it is negative. Raises ValueError when there is none."""
+        """The evidence, 0 where it is negative. Raises ArgumentError when there is none."""
         return {name: value.clamp_min(0) for name, value in collected(evidence, groups, self).items()}
 
 

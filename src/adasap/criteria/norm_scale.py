@@ -24,7 +24,7 @@ class NormScale:
     needs: frozenset[Need] = frozenset()
 
     def validate(self, model: nn.Module, groups: Sequence[ChannelGroup]) -> None:
-        """Raises ValueError, naming the groups, if a group that can be pruned has no norm."""
+        """Raises ArgumentError, naming the groups, if a group that can be pruned has no norm."""
         require_norms(groups, "norm_scale", "l2")
 
     def score(

@@ -6,14 +6,15 @@ from collections.abc import Sequence
 from dataclasses import replace
 from functools import lru_cache
 
+from adasap.errors import ArgumentError
 from adasap.groups.group import ChannelGroup, prunable
 
 
 def require_norms(groups: Sequence[ChannelGroup], criterion: str, instead: str) -> None:
-    """Raises ValueError, naming them, if groups that can be pruned have no norm with a scale."""
+    """Raises ArgumentError, naming them, if groups that can be pruned have no norm with a scale."""
     missing = [group.name for group in prunable(groups) if next(group.with_role("scale"), None) is None]
     if missing:
-        raise ValueError(
+        raise ArgumentError(
             f"criterion {criterion!r} reads the scales of norm layers, and these groups have none: "
             f"{', '.join(missing)}; use {instead!r} or keep them whole"
         )

@@ -9,7 +9,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from adasap.checks import require_declared
 from adasap.criteria.protocol import Need
+from adasap.errors import RecipeError
 from adasap.groups.group import ChannelGroup, Scores
 
 
@@ -22,6 +24,9 @@ class Random:
 
     seed: int = 0
     needs: frozenset[Need] = frozenset()
+
+    def __post_init__(self) -> None:
+        require_declared(self, RecipeError)
 
     def score(
         self, model: nn.Module, groups: Sequence[ChannelGroup], evidence: Scores | None = None

@@ -2,70 +2,50 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import inspect
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
 from torch import Tensor, nn
 
-from adasap.criteria.activation import ActivationMean, APoZ
-from adasap.criteria.chip import CHIP
-from adasap.criteria.fisher import Fisher
-from adasap.criteria.fpgm import FPGM
-from adasap.criteria.hutchinson import Hutchinson
-from adasap.criteria.l1 import L1
-from adasap.criteria.l2 import L2
-from adasap.criteria.lamp import LAMP
-from adasap.criteria.norm_scale import NormScale
 from adasap.criteria.protocol import Criterion, GatheringCriterion, GradientCriterion, Need
-from adasap.criteria.random import Random
-from adasap.criteria.taylor import Taylor, TaylorNorm
-from adasap.criteria.taylor2 import SecondOrderTaylor
-from adasap.errors import RecipeError, suggestion
+from adasap.errors import ArgumentError, RecipeError
+from adasap.groups.bare import require_values
 from adasap.groups.group import ChannelGroup, Scores
+from adasap.groups.materialise import plain_model
+from adasap.registry import Registry
 
 ScoreFunction = Callable[[nn.Module, Sequence[ChannelGroup]], Scores]
 
-_FACTORIES: dict[str, Callable[..., Criterion]] = {}
-
-
-def register_criterion(name: str, factory: Callable[..., Criterion]) -> None:
-    """Makes a criterion known by name; `factory(**options)` builds it.
-
-    Raises:
-        ValueError: If the name is taken.
-    """
-    if name in _FACTORIES:
-        raise ValueError(f"a criterion named {name!r} is registered already; choose another name")
-    _FACTORIES[name] = factory
-
-
-register_criterion("activation_mean", ActivationMean)
-register_criterion("apoz", APoZ)
-register_criterion("chip", CHIP)
-register_criterion("fisher", Fisher)
-register_criterion("fpgm", FPGM)
-register_criterion("hutchinson", Hutchinson)
-register_criterion("l1", L1)
-register_criterion("l2", L2)
-register_criterion("lamp", LAMP)
-register_criterion("norm_scale", NormScale)
-register_criterion("random", Random)
-register_criterion("taylor", Taylor)
-register_criterion("taylor2", SecondOrderTaylor)
-register_criterion("taylor_norm", TaylorNorm)
-
-
-def criterion_names() -> list[str]:
-    """The names `build_criterion` knows, sorted."""
-    return sorted(_FACTORIES)
+CRITERIA: Registry[Callable[..., Criterion]] = Registry(
+    "criterion",
+    {
+        "activation_mean": "adasap.criteria.activation:ActivationMean",
+        "apoz": "adasap.criteria.activation:APoZ",
+        "chip": "adasap.criteria.chip:CHIP",
+        "fisher": "adasap.criteria.fisher:Fisher",
+        "fpgm": "adasap.criteria.fpgm:FPGM",
+        "hutchinson": "adasap.criteria.hutchinson:Hutchinson",
+        "l1": "adasap.criteria.l1:L1",
+        "l2": "adasap.criteria.l2:L2",
+        "lamp": "adasap.criteria.lamp:LAMP",
+        "norm_scale": "adasap.criteria.norm_scale:NormScale",
+        "random": "adasap.criteria.random:Random",
+        "taylor": "adasap.criteria.taylor:Taylor",
+        "taylor2": "adasap.criteria.taylor2:SecondOrderTaylor",
+        "taylor_norm": "adasap.criteria.taylor:TaylorNorm",
+    },
+    at="adasap.criteria.CRITERIA",
+)
+"""Name -> what builds a criterion from its options; open to your own."""
 
 
 def build_criterion(criterion: str | ScoreFunction | Criterion, **options: Any) -> Criterion:
     """A criterion from its name, from a plain function `(model, groups) -> scores`, or as it is.
 
     Args:
-        criterion: A name of `criterion_names()`, a function, or an object with `score` and `needs`.
+        criterion: A name of `CRITERIA`, a function, or an object with `score` and `needs`.
         options: Passed to the named criterion, such as `seed=1` for `random`.
     Raises:
         RecipeError: For an unknown name, an option the criterion does not have, or options with a function or object.
@@ -92,8 +72,20 @@ def score(
     groups: Sequence[ChannelGroup],
     evidence: Scores | None = None,
 ) -> dict[str, Tensor]:
-    """Group name -> importance, float [C], not negative: `build_criterion(criterion).score(...)`."""
-    return build_criterion(criterion).score(model, groups, evidence)
+    """Group name -> importance, float [C], not negative: `build_criterion(criterion).score(...)`.
+
+    Args:
+        criterion: As `build_criterion` takes it.
+        model: Also inside wrappers; its weights are finite and plain.
+        groups: Its groups.
+        evidence: What the criterion needs beside the weights.
+    Raises:
+        ModelError: If weights are not finite (the message names the first parameter) or are computed from others.
+        ArgumentError: If evidence is missing, or the groups belong to another model.
+    """
+    bare = plain_model(model)
+    require_values(bare, "scores")
+    return build_criterion(criterion).score(bare, groups, evidence)
 
 
 def validate_criterion(criterion: Criterion, model: nn.Module, groups: Sequence[ChannelGroup]) -> None:
@@ -124,28 +116,45 @@ class FunctionCriterion:
     function: ScoreFunction
     needs: frozenset[Need] = frozenset()
 
+    def validate(self, model: nn.Module, groups: Sequence[ChannelGroup]) -> None:
+        """Raises RecipeError if the function cannot be called with a model and groups."""
+        try:
+            inspect.signature(self.function).bind(model, groups)
+        except TypeError as error:
+            raise RecipeError(
+                f"criterion {self.function!r:.80} is called with the model and the groups: {error}; give a function "
+                "of these two"
+            ) from error
+        except ValueError:  # built in, without a signature
+            return
+
     def score(
         self, model: nn.Module, groups: Sequence[ChannelGroup], evidence: Scores | None = None
     ) -> dict[str, Tensor]:
-        """What the function gives; ValueError unless every group has its [C] scores, none negative."""
-        scores = {name: value.detach() for name, value in self.function(model, groups).items()}
+        """What the function gives; ArgumentError unless every group has its [C] scores, none negative."""
         title = getattr(self.function, "__name__", repr(self.function))
+        self.validate(model, groups)
+        given = self.function(model, groups)
+        if not isinstance(given, Mapping) or not all(isinstance(value, Tensor) for value in given.values()):
+            raise ArgumentError(
+                f"criterion {title} gave a {type(given).__name__}; return a dictionary, group name -> tensor [C]"
+            )
+        scores = {name: value.detach() for name, value in given.items()}
         for group in groups:
             found = tuple(scores[group.name].shape) if group.name in scores else "nothing"
             if found != (group.num_channels,):
-                raise ValueError(
+                raise ArgumentError(
                     f"criterion {title} must score group {group.name!r} with shape ({group.num_channels},), "
                     f"gave {found}"
                 )
             if bool((scores[group.name] < 0).any()):
-                raise ValueError(f"criterion {title} scored group {group.name!r} below zero; give values >= 0")
+                raise ArgumentError(f"criterion {title} scored group {group.name!r} below zero; give values >= 0")
         return scores
 
 
 def _build_named(name: str, options: dict[str, Any]) -> Criterion:
-    if name not in _FACTORIES:
-        raise RecipeError(f"no criterion is called {name!r}; {suggestion(name, _FACTORIES)}")
+    factory = CRITERIA.get(name)
     try:
-        return _FACTORIES[name](**options)
+        return factory(**options)
     except TypeError as error:
         raise RecipeError(f"criterion {name!r} cannot be built with options {options}: {error}") from error

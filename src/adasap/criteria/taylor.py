@@ -33,7 +33,7 @@ class Taylor:
         return _absolute_products(model, groups, ("producer",))
 
     def score(self, model: nn.Module, groups: Sequence[ChannelGroup], evidence: Scores | None) -> dict[str, Tensor]:
-        """The evidence as it is. Raises ValueError when there is none."""
+        """The evidence as it is. Raises ArgumentError when there is none."""
         return collected(evidence, groups, self)
 
 
@@ -49,7 +49,7 @@ class TaylorNorm:
     needs: frozenset[Need] = frozenset({"gradients"})
 
     def validate(self, model: nn.Module, groups: Sequence[ChannelGroup]) -> None:
-        """Raises ValueError, naming the groups, if a group that can be pruned has no norm."""
+        """Raises ArgumentError, naming the groups, if a group that can be pruned has no norm."""
         require_norms(groups, "taylor_norm", "taylor")
 
     def batch_evidence(self, model: nn.Module, groups: Sequence[ChannelGroup]) -> dict[str, Tensor]:
@@ -58,7 +58,7 @@ class TaylorNorm:
         return _absolute_products(model, norm_slots(tuple(groups)), ("scale", "shift"))
 
     def score(self, model: nn.Module, groups: Sequence[ChannelGroup], evidence: Scores | None) -> dict[str, Tensor]:
-        """The evidence as it is. Raises ValueError when there is none."""
+        """The evidence as it is. Raises ArgumentError when there is none."""
         return collected(evidence, groups, self)
 
 
@@ -74,7 +74,7 @@ def gradient_sums(
     """Sum of `of(w * g)` over the entries of each channel in slots of these roles, g from `.grad`.
 
     Raises:
-        ValueError: If no parameter has a gradient.
+        ArgumentError: If no parameter has a gradient.
     """
     tensors, gradients = named_tensors(model), named_gradients(model)
 

@@ -42,5 +42,5 @@ class SecondOrderTaylor:
         return slope.by_group()
 
     def score(self, model: nn.Module, groups: Sequence[ChannelGroup], evidence: Scores | None) -> dict[str, Tensor]:
-        """The evidence as it is. Raises ValueError when there is none."""
+        """The evidence as it is. Raises ArgumentError when there is none."""
         return collected(evidence, groups, self)

@@ -10,8 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from adasap.checks import MOST_PIXELS, require_declared, require_within
 from adasap.data.draws import generator_seeds, kept_random_state, random_integers
-from adasap.data.images import ImageSet, InMemoryImages
+from adasap.data.images import ImageSet, ImagesOf, InMemoryImages
 from adasap.errors import DataError, RecipeError, suggestion
 
 Transform = Callable[[Tensor], Tensor]
@@ -36,6 +37,7 @@ class Resizing:
     interpolation: Literal["bilinear", "bicubic"] = "bilinear"
 
     def __post_init__(self) -> None:
+        require_declared(self, RecipeError)
         for name in ("resize", "center_crop"):
             _check_length(name, getattr(self, name))
 
@@ -43,7 +45,7 @@ class Resizing:
         return self.resize is not None or self.center_crop is not None
 
     def __call__(self, image: Tensor) -> Tensor:
-        """Image uint8 [3, H, W] to uint8 [3, H', W']."""
+        """Image uint8 [C, H, W] to uint8 [C, H', W']."""
         from torchvision.transforms.v2 import InterpolationMode, functional
 
         if self.resize is not None:
@@ -53,7 +55,7 @@ class Resizing:
         return image
 
 
-class ResizedImages:
+class ResizedImages(ImagesOf):
     """Images that are brought to one size when they are asked for.
 
     Args:
@@ -62,22 +64,11 @@ class ResizedImages:
     """
 
     def __init__(self, images: ImageSet, resizing: Resizing) -> None:
-        self.images_before = images
+        super().__init__(images)
         self.resizing = resizing
-        self.labels = images.labels
-        self.classes = images.classes
-
-    @property
-    def num_classes(self) -> int:
-        """Number of classes."""
-        return self.images_before.num_classes
-
-    def __len__(self) -> int:
-        return len(self.images_before)
 
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
-        image, label = self.images_before[index]
-        return self.resizing(image), label
+        return self.resizing(self.images_before[index][0]), int(self.labels[index])
 
 
 @dataclass(frozen=True)
@@ -91,6 +82,12 @@ class ExtraTransform:
 
     name: str
     options: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for option, value in self.options.items():
+            values = value if isinstance(value, list | tuple) else [value]
+            numbers = [v for v in values if isinstance(v, int | float) and not isinstance(v, bool)]
+            require_within(RecipeError, -4096, 4096, **{option: numbers})
 
     def build(self) -> Transform:
         """The transform.
@@ -135,8 +132,11 @@ class Augmentation:
 
     def __post_init__(self) -> None:
         _check_length("random_resized_crop", self.random_resized_crop)
-        if self.random_crop_padding < 0:
-            raise RecipeError(f"random_crop_padding is {self.random_crop_padding}; give 0 or more pixels")
+        require_within(RecipeError, 0, 1024, random_crop_padding=self.random_crop_padding)
+
+    def maker(self, *, seed: int) -> Augmenter:
+        """What makes the batches of images with labels in a run of that seed."""
+        return Augmenter(self, seed=seed)
 
 
 class Augmenter:
@@ -156,7 +156,7 @@ class Augmenter:
         self.sizing = _sizing(augmentation)
 
     def batch(self, dataset: ImageSet, indices: Tensor, epoch: int) -> Tensor:
-        """The images of one batch, uint8 [B, 3, H, W]; torch's global generator is left as it was.
+        """The images of one batch, uint8 [B, C, H, W]; torch's global generator is left as it was.
 
         Raises:
             DataError: If the images of the batch differ in size.
@@ -196,7 +196,10 @@ class Augmenter:
         left = random_integers(self.seed, epoch, indices, "left", 2 * padding + 1)
         rows = (top[:, None] + torch.arange(height))[:, None, :, None]
         columns = (left[:, None] + torch.arange(width))[:, None, None, :]
-        image, channel = torch.arange(len(images))[:, None, None, None], torch.arange(3)[None, :, None, None]
+        image, channel = (
+            torch.arange(len(images))[:, None, None, None],
+            torch.arange(images.shape[1])[None, :, None, None],
+        )
         return F.pad(images, (padding,) * 4)[image, channel, rows, columns]
 
     def _seeded(self, images: Tensor, indices: Tensor, epoch: int) -> zip[tuple[Tensor, int]]:
@@ -206,14 +209,23 @@ class Augmenter:
         with kept_random_state():
             torch.default_generator.manual_seed(seed)
             for name, transform in zip(self.options.extra, self.extra, strict=True):
-                image = transform(image)
+                image = _transformed(name, transform, image)
                 if image.dtype != torch.uint8 or image.ndim != 3:
                     raise RecipeError(
                         f"{name.name} turned an 8-bit image into {image.dtype} {list(image.shape)}; use "
                         f"transforms "
-                        f"that keep uint8 [3, H, W] (the model's own mean and std are applied later)"
+                        f"that keep uint8 [C, H, W] (the model's own mean and std are applied later)"
                     )
         return image
+
+
+def _transformed(name: ExtraTransform, transform: Transform, image: Tensor) -> Tensor:
+    try:
+        return transform(image)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise RecipeError(
+            f"{name.name} cannot vary images of {image.shape[0]} channels ({error}); leave it out of `extra`"
+        ) from error
 
 
 def _sizing(options: Augmentation) -> Transform | None:
@@ -238,8 +250,7 @@ def stack_images(images: list[Tensor], indices: Tensor) -> Tensor:
 
 
 def _check_length(name: str, length: int | None) -> None:
-    if length is not None and length < 1:
-        raise RecipeError(f"{name} is {length}; give a number of pixels, 1 or more, or leave it out")
+    require_within(RecipeError, 1, MOST_PIXELS, **{name: length})
 
 
 def _transform_names(module: Any) -> list[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,7 +17,7 @@ from adasap.data.stream import Batch, as_it_is
 from adasap.errors import AdasapError, DataError
 
 BatchTransform = Callable[[Tensor, Tensor], Tensor]
-"""Images uint8 [B, 3, H, W] and their indices int64 [B] to images uint8 [B, 3, H', W']."""
+"""Images uint8 [B, C, H, W] and their indices int64 [B] to images uint8 [B, C, H', W']."""
 
 
 @dataclass
@@ -44,7 +45,7 @@ def evaluation_batches(
         transform: Applied to each batch where it is read.
         spent: Is told how long reading and transforming took.
     Yields:
-        Images uint8 [B, 3, H, W] and labels int64 [B].
+        Images uint8 [B, C, H, W] and labels int64 [B].
     Raises:
         DataError: If an image cannot be read or the images of a batch differ in size.
 
@@ -57,25 +58,41 @@ def evaluation_batches(
         raise DataError(f"batch_size is {batch_size}; give 1 or more images")
     if num_workers < 0:
         raise DataError(f"num_workers is {num_workers}; give 0 or more processes")
+    batches = _BatchesInOrder(dataset, batch_size, transform)
+    for batch in read_ahead(batches, num_workers, spent, pin_memory=torch.cuda.is_available()):
+        yield batch[0], batch[1]  # the pinning of memory makes lists of tuples
+
+
+def read_ahead(
+    batches: Dataset[Any], num_workers: int, spent: PreparationTime | None, *, pin_memory: bool = False
+) -> Iterator[Any]:
+    """The batches in order.
+
+    Args:
+        batches: Items are (batch, seconds of reading, seconds of transforming), or an error of ours to be raised.
+        num_workers: Processes that read ahead, one thread each; 0 does it in this process.
+        spent: Is told how long reading and transforming took.
+        pin_memory: Lay batches where a GPU copies them from fast.
+    """
     loader = DataLoader(
-        _BatchesInOrder(dataset, batch_size, transform),
+        batches,
         batch_size=None,
         num_workers=num_workers,
         collate_fn=as_it_is,
-        pin_memory=torch.cuda.is_available(),
+        pin_memory=pin_memory,
         generator=torch.Generator(),  # else the loader takes a number from the global one
     )
-    for batch in loader:
-        if isinstance(batch, AdasapError):
-            raise batch
-        images, labels, reading, transforming = batch
+    for made in loader:
+        if isinstance(made, AdasapError):
+            raise made
+        batch, reading, transforming = made
         if spent is not None:
             spent.reading += reading
             spent.transform += transforming
-        yield images, labels
+        yield batch
 
 
-TimedBatch = tuple[Tensor, Tensor, float, float]
+TimedBatch = tuple[Batch, float, float]
 """A batch, and the seconds that reading and transforming it took."""
 
 
@@ -99,7 +116,7 @@ class _BatchesInOrder(Dataset[TimedBatch | AdasapError]):
                 images = self.transform(images, torch.arange(start, stop))
         except AdasapError as error:
             return error
-        return images, self.dataset.labels[start:stop], read - began, time.perf_counter() - read
+        return (images, self.dataset.labels[start:stop]), read - began, time.perf_counter() - read
 
     def _images(self, start: int, stop: int) -> Tensor:
         if isinstance(self.dataset, InMemoryImages):

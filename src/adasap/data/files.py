@@ -1,20 +1,24 @@
-"""Reads image files: one folder per class, or a list of files and labels."""
+"""Image files with labels, decoded when they are asked for."""
 
 from __future__ import annotations
 
-import csv
+import copy
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any, Protocol
 
-import torch
-from PIL import Image
 from torch import Tensor
 
-from adasap.data.images import check_labels
+from adasap.data.decoding import AS_SHOWN, ImageFile, Reading, decode_image
+from adasap.data.images import ChannelImages, ImageSet, require_channels
 from adasap.errors import DataError
 
-EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
+EXTENSIONS = (
+    *(".jpg", ".jpeg", ".jfif", ".png", ".apng", ".ppm", ".pgm", ".pbm", ".pnm", ".bmp", ".tif", ".tiff", ".webp"),
+    *(".gif", ".jp2"),
+)
+"""Names of files that are taken for images; what they are is seen by their content."""
 
 
 class ImageFiles:
@@ -26,18 +30,30 @@ class ImageFiles:
         classes: Class names.
         root: The folder that holds them.
         border: Pixels taken off on all four sides.
+        named: Whether the classes have names, and not only numbers.
+        remarks: What was passed over or done when the files were listed, a sentence for each.
+        reading: How the files are read.
     """
 
     def __init__(
-        self, files: Sequence[str], labels: Tensor, classes: Sequence[str], root: str = "", border: int = 0
+        self,
+        files: Sequence[str],
+        labels: Tensor,
+        classes: Sequence[str],
+        root: str = "",
+        border: int = 0,
+        *,
+        named: bool = True,
+        remarks: Sequence[str] = (),
+        reading: Reading = AS_SHOWN,
     ) -> None:
-        if not files:
-            raise DataError("no images in this part of the folder; check `first` and `count`")
-        self.files = files if isinstance(files, tuple) else tuple(files)
+        self.files = _some(files)
+        self.named, self.remarks = named, tuple(remarks)
         self.labels = labels
         self.classes = tuple(classes)
         self.root = root
         self.border = border
+        self.reading = reading
 
     @property
     def num_classes(self) -> int:
@@ -48,102 +64,102 @@ class ImageFiles:
         return len(self.files)
 
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
-        image = decode_image(os.path.join(self.root, self.files[index]))
+        image = decode_image(self.path(index), self.reading)
         if self.border:
             image = image[:, self.border : -self.border, self.border : -self.border]
         return image, int(self.labels[index])
 
+    def paths(self) -> Sequence[ImageFile]:
+        """All of the files."""
+        return [self.path(index) for index in range(len(self))]
+
+    def path(self, index: int) -> ImageFile:
+        """Where an image lies."""
+        return os.path.join(self.root, self.files[index])
+
     def part(self, part: slice) -> ImageFiles:
-        """Some of the files."""
-        return ImageFiles(self.files[part], self.labels[part], self.classes, self.root, self.border)
+        """Some of the files.
 
-    def relabelled(self, labels: Tensor, classes: Sequence[str]) -> ImageFiles:
-        """The same files with other labels."""
-        return ImageFiles(self.files, labels, classes, self.root, self.border)
+        Raises:
+            DataError: If there are none.
+        """
+        return self._with(files=_some(self.files[part]), labels=self.labels[part])
 
+    def some(self, indices: Sequence[int]) -> ImageFiles:
+        """Those of some indices."""
+        return self._with(files=_some([self.files[index] for index in indices]), labels=self.labels[list(indices)])
 
-def read_folder(root: Path, split: str | None) -> ImageFiles:
-    """The image files below `root/split`, one sub-folder per class, in torchvision's order.
+    def read_as(self, reading: Reading) -> ImageFiles:
+        """The same files, read in another way."""
+        return self._with(reading=reading)
 
-    Raises:
-        DataError: If the folder is missing or has no class folders with images.
-    """
-    from torchvision.datasets import ImageFolder
-
-    folder = root / split if split else root
-    if not folder.is_dir():
-        raise DataError(f"{folder} is not a folder; wanted one sub-folder of images per class in it")
-    try:
-        found = ImageFolder(folder)
-    except FileNotFoundError as error:
-        raise DataError(f"{folder}: {error}; wanted one sub-folder of images per class") from error
-    labels = torch.tensor(found.targets, dtype=torch.int64)
-    return ImageFiles([file for file, _ in found.samples], labels, found.classes)
+    def _with(self, **changes: Any) -> ImageFiles:
+        same = copy.copy(self)
+        vars(same).update(changes)
+        return same
 
 
-def read_csv(path: Path) -> ImageFiles:
-    """The image files that a CSV lists, with its columns `file`, `class_index` and perhaps `class_name`.
+class Store(Protocol):
+    """Files that hold many images each."""
+
+    def image(self, row: int) -> ImageFile:
+        """Where one of them lies."""
+
+
+class StoredImages(ImageFiles):
+    """Images inside larger files, decoded when they are asked for.
 
     Args:
-        path: The CSV, or the folder that holds `labels.csv`. Files lie beside it or in `images/` beside it.
-    Raises:
-        DataError: If the list or a file of it is missing, or a row names no class.
+        store: Gives the images by their rows.
+        labels: int64 [N], of rows 0 to N - 1.
+        classes, named, remarks: As for `ImageFiles`.
     """
-    listing = path / "labels.csv" if path.is_dir() else path
-    if not listing.is_file():
-        raise DataError(f"{listing} does not exist; wanted a CSV with the columns `file` and `class_index`")
-    with listing.open(newline="") as file:
-        rows = list(csv.DictReader(file))
-    if not rows or not {"file", "class_index"} <= rows[0].keys():
-        given = ", ".join(rows[0]) if rows else "no rows"
-        raise DataError(f"{listing} has {given}; wanted rows with the columns `file` and `class_index`")
-    try:
-        labels = torch.tensor([int(row["class_index"]) for row in rows])
-    except (ValueError, TypeError) as error:
-        raise DataError(f"{listing}: a class_index is no whole number ({error}); correct that row") from error
-    names = {int(row["class_index"]): row.get("class_name") or row["class_index"] for row in rows}
-    root = listing.parent / "images" if (listing.parent / "images").is_dir() else listing.parent
-    missing = [row["file"] for row in rows if not (root / row["file"]).is_file()]
-    if missing:
-        raise DataError(
-            f"{root} lacks {missing[0]}, which {listing} lists ({len(missing)} missing); complete the folder"
-        )
-    classes = [names.get(number, str(number)) for number in range(int(labels.max()) + 1)]
-    return ImageFiles(
-        [row["file"] for row in rows], check_labels(labels, len(rows), classes, where=str(listing)), classes, str(root)
-    )
+
+    def __init__(
+        self, store: Store, labels: Tensor, classes: Sequence[str], *, named: bool, remarks: Sequence[str] = ()
+    ) -> None:
+        super().__init__([str(row) for row in range(len(labels))], labels, classes, named=named, remarks=remarks)
+        self.store = store
+
+    def path(self, index: int) -> ImageFile:
+        """Where an image lies."""
+        return self.store.image(int(self.files[index]))
 
 
-def image_tree(root: Path) -> dict[str, tuple[str, ...]]:
-    """Sub-folder -> the image files in it, both in the order of their names; links are followed.
+def require_inside(paths: Iterable[str], folder: Path) -> None:
+    """Refuses files that a link leads out of a folder: whoever made the folder could show any file of this machine.
 
     Raises:
-        DataError: If there is no such folder, or no sub-folder with images in it.
+        DataError: Names the first such file and where it leads.
     """
-    if not root.is_dir():
-        raise DataError(f"{root} is not a folder; wanted one sub-folder of images per class in it")
-    tree = {}
-    for folder in sorted(entry.name for entry in os.scandir(root) if entry.is_dir()):
-        names = (entry.name for entry in os.scandir(root / folder))
-        files = tuple(sorted(name for name in names if name.lower().endswith(EXTENSIONS)))
-        if files:
-            tree[folder] = files
-    if not tree:
-        raise DataError(f"{root} has no sub-folders with images; wanted one per class")
-    return tree
+    home = os.path.realpath(folder)
+    real: dict[str, str] = {}
+    for path in paths:
+        above, name = os.path.split(path)
+        if above not in real:
+            real[above] = os.path.realpath(above)
+        found = os.path.realpath(path) if os.path.islink(path) else os.path.join(real[above], name)
+        if not found.startswith(os.path.join(home, "")):
+            raise DataError(
+                f"{path} is a link that leaves the folder {folder}, to {found}; set `follow_links: true` of the data "
+                "source if you trust its links, or copy the images into the folder"
+            )
 
 
-def decode_image(path: str) -> Tensor:
-    """An image file as uint8 [3, H, W], RGB; transparency is dropped.
+def _some(files: Sequence[str]) -> tuple[str, ...]:
+    if not files:
+        raise DataError("no images in this part of the folder; check `first` and `count`")
+    return tuple(files)
+
+
+def as_channels(images: ImageSet, channels: int | None, *, where: str) -> ImageSet:
+    """The images with as many channels as a model wants; None leaves them.
 
     Raises:
-        DataError: If the file is damaged or no image; the message names it.
+        DataError: If they have others, and are not grey or colour.
     """
-    try:
-        with Image.open(path) as image:
-            # a palette with transparency goes to RGB by way of RGBA
-            colours = (image.convert("RGBA") if image.mode == "P" else image).convert("RGB")
-            pixels, (width, height) = bytearray(colours.tobytes()), image.size
-    except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError) as error:
-        raise DataError(f"{path} cannot be decoded ({error}); replace the file or take it out of the folder") from error
-    return torch.frombuffer(pixels, dtype=torch.uint8).view(height, width, 3).permute(2, 0, 1).contiguous()
+    if channels is None:
+        return images
+    given = 3 if isinstance(images, ImageFiles) else images[0][0].shape[0]
+    require_channels(given, channels, where=where)
+    return images if given == channels else ChannelImages(images, channels)

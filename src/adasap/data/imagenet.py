@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+from collections.abc import Mapping
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
@@ -11,8 +11,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from adasap.data.files import EXTENSIONS, ImageFiles, image_tree
+from adasap.data.files import EXTENSIONS, ImageFiles
+from adasap.data.folders import PassedOver, image_tree
 from adasap.errors import DataError
+from adasap.io import read_json, read_text
 
 
 @cache
@@ -24,6 +26,18 @@ def imagenet_wnids() -> tuple[str, ...]:
         (('n01440764', 'n01443537'), 1000)
     """
     return tuple(files("adasap.data").joinpath("imagenet_wnids.txt").read_text().split())
+
+
+def imagenet_names() -> tuple[str, ...]:
+    """The usual English names of the 1,000 classes in the order of the outputs, as torchvision has them.
+
+    Example:
+        >>> imagenet_names()[:2]
+        ('tench', 'goldfish')
+    """
+    from torchvision.models import ResNet18_Weights
+
+    return tuple(ResNet18_Weights.IMAGENET1K_V1.meta["categories"])
 
 
 def read_imagenet(root: Path) -> ImageFiles:
@@ -38,19 +52,21 @@ def read_imagenet(root: Path) -> ImageFiles:
     """
     root = root / "val" if (root / "val").is_dir() else root
     listed = [path for path in (root / "val.txt", root.parent / "val.txt") if path.is_file()]
-    if listed and not any(entry.is_dir() for entry in root.iterdir()):
+    if listed and not any(entry.is_dir() and not entry.name.startswith(".") for entry in root.iterdir()):
         return _flat(root, listed[0])
     return class_folders(root, {wnid: number for number, wnid in enumerate(imagenet_wnids())}, "a wnid of ImageNet")
 
 
 def read_imagenet_v2(root: Path) -> ImageFiles:
-    """ImageNet-V2: folders 0 to 999 are class numbers. As text they would sort 0, 1, 10, 100, ...
+    """ImageNet-V2: folders 0 to 999 are ImageNet's class numbers. As text they would sort 0, 1, 10, 100, ...
 
     Raises:
         DataError: If there is no class folder, or one that is no number from 0 to 999.
     """
     numbers = {str(number): number for number in range(1000)}
-    return class_folders(root, numbers, "a number from 0 to 999")
+    images = class_folders(root, numbers, "a number from 0 to 999")
+    images.classes = imagenet_wnids()
+    return images
 
 
 def read_objectnet(root: Path) -> tuple[ImageFiles, Tensor]:
@@ -67,46 +83,52 @@ def read_objectnet(root: Path) -> tuple[ImageFiles, Tensor]:
     label_of_folder = _mapping(root, "folder_to_objectnet_label.json")
     names_of_label = _mapping(root, "objectnet_to_imagenet_1k.json")
     line_of_output = _mapping(root, "pytorch_to_imagenet_2012_id.json")
-    output_of_line = {int(line): int(output) for output, line in line_of_output.items()}
-    lines = _mapping_file(root, "imagenet_to_label_2012_v2").read_text().splitlines()
+    output_of_line = {_number(line, 10**6, root): _number(output, 999, root) for output, line in line_of_output.items()}
+    lines = _text(_mapping_file(root, "imagenet_to_label_2012_v2")).splitlines()
     output_of_name = {name.strip(): output_of_line[line] for line, name in enumerate(lines) if line in output_of_line}
-    tree = image_tree(root / "images")
+    passed = PassedOver()
+    tree = image_tree(root / "images", passed)
     unknown = [folder for folder in tree if folder not in label_of_folder]
     if unknown:
         raise DataError(
             f"{root / 'images' / unknown[0]} is not listed in folder_to_objectnet_label.json; remove that folder, or "
             "take `mappings/` from the same release"
         )
-    shared = [folder for folder in tree if label_of_folder[folder] in names_of_label]
+    shared = [folder for folder in tree if str(label_of_folder[folder]) in names_of_label]
     outputs = torch.full((1000,), -1, dtype=torch.int64)
     for number, folder in enumerate(shared):
-        for name in names_of_label[label_of_folder[folder]].split(";"):
+        for name in str(names_of_label[str(label_of_folder[folder])]).split(";"):
             if name.strip() not in output_of_name:
                 raise DataError(f"objectnet_to_imagenet_1k.json names {name.strip()!r}, which is no class of ImageNet")
             outputs[output_of_name[name.strip()]] = number
     if not shared:
         raise DataError(f"{root / 'images'} has no folder of a class that ImageNet knows; unpack the whole archive")
     numbers = {folder: number for number, folder in enumerate(shared)}
-    return _images(root / "images", {folder: tree[folder] for folder in shared}, numbers, border=2), outputs
+    images = _images(root / "images", {folder: tree[folder] for folder in shared}, numbers, border=2)
+    images.remarks = passed.remarks()
+    return images, outputs
 
 
-def class_folders(root: Path, numbers: dict[str, int], wanted: str) -> ImageFiles:
+def class_folders(root: Path, numbers: Mapping[str, int], wanted: str) -> ImageFiles:
     """The images below `root`, whose folders' names give the class number; they need not all be there.
 
     Raises:
         DataError: For a folder that `numbers` does not know; `wanted` says what it should have been.
     """
-    tree = image_tree(root)
+    passed = PassedOver()
+    tree = image_tree(root, passed)
     unknown = [folder for folder in tree if folder not in numbers]
     if unknown:
         raise DataError(
             f"{root / unknown[0]}: the name of a class folder should be {wanted}; give the folder that directly holds "
             "the class folders, or another kind of data"
         )
-    return _images(root, tree, numbers)
+    images = _images(root, tree, numbers)
+    images.remarks = passed.remarks()
+    return images
 
 
-def _images(root: Path, tree: dict[str, tuple[str, ...]], numbers: dict[str, int], border: int = 0) -> ImageFiles:
+def _images(root: Path, tree: Mapping[str, tuple[str, ...]], numbers: Mapping[str, int], border: int = 0) -> ImageFiles:
     """Sorted by class number, then by name."""
     ordered = sorted(tree, key=lambda folder: numbers[folder])
     names = tuple(f"{folder}/{file}" for folder in ordered for file in tree[folder])
@@ -115,10 +137,11 @@ def _images(root: Path, tree: dict[str, tuple[str, ...]], numbers: dict[str, int
 
 
 def _flat(root: Path, listing: Path) -> ImageFiles:
-    rows = [line.split() for line in listing.read_text().splitlines() if line.strip()]
-    wrong = [row for row in rows if len(row) != 2 or not row[1].isdigit() or int(row[1]) > 999]
+    rows = [line.split() for line in _text(listing).splitlines() if line.strip()]
+    wrong = [row for row in rows if len(row) != 2 or not _is_output(row[1])]
     if wrong or not rows:
-        raise DataError(f"{listing}: {' '.join(wrong[0]) if wrong else 'no lines'}; wanted lines `FILE CLASS_INDEX`")
+        given = " ".join(wrong[0])[:80] if wrong else "no lines"
+        raise DataError(f"{listing}: {given}; wanted lines `FILE CLASS_INDEX`")
     there = {path.name for path in root.iterdir() if path.name.lower().endswith(EXTENSIONS)}
     missing = [name for name, _ in rows if name not in there]
     if missing:
@@ -126,6 +149,14 @@ def _flat(root: Path, listing: Path) -> ImageFiles:
             f"{root} lacks {missing[0]}, which {listing} lists ({len(missing)} missing); complete the folder"
         )
     return ImageFiles([name for name, _ in rows], torch.tensor([int(n) for _, n in rows]), imagenet_wnids(), str(root))
+
+
+def _is_output(digits: str) -> bool:
+    return digits.isascii() and digits.isdigit() and len(digits) <= 3
+
+
+def _text(path: Path) -> str:
+    return read_text(path, what="a list of ImageNet's classes", error=DataError)
 
 
 def _mapping_file(root: Path, name: str) -> Path:
@@ -137,10 +168,14 @@ def _mapping_file(root: Path, name: str) -> Path:
 
 def _mapping(root: Path, name: str) -> dict[str, Any]:
     path = _mapping_file(root, name)
-    try:
-        mapping = json.loads(path.read_text())
-    except ValueError as error:
-        raise DataError(f"{path} is no JSON ({error}); unpack it again") from error
+    mapping = read_json(path, what="a mapping of ObjectNet", error=DataError)
     if not isinstance(mapping, dict):
         raise DataError(f"{path} is no mapping; unpack it again")
     return mapping
+
+
+def _number(value: object, largest: int, root: Path) -> int:
+    digits = str(value)[:20]
+    if not (digits.isascii() and digits.isdigit() and int(digits) <= largest):
+        raise DataError(f"{root / 'mappings'}: {digits!r} is not the number of a class; unpack the archive again")
+    return int(digits)

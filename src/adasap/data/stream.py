@@ -4,23 +4,33 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from adasap.data.augmentation import Augmentation
-from adasap.data.boxes import DetectionBatch
-from adasap.data.detection_augmentation import DetectionAugmentation, augmenter_for
-from adasap.data.detection_set import DetectionImages
 from adasap.data.draws import generator_seeds
-from adasap.data.images import ImageSet
+from adasap.data.items import Samples
 from adasap.errors import AdasapError, DataError
 
 Batch = tuple[Tensor, Tensor]
-"""Images uint8 [B, 3, H, W] and labels int64 [B]."""
-AnyBatch = Batch | DetectionBatch
+"""Images uint8 [B, C, H, W] and labels int64 [B]."""
+
+
+class BatchMaker(Protocol):
+    """Makes the raw batches of a training stream, each a function of (seed of the run, epoch, indices)."""
+
+    def labelled(self, dataset: Any, indices: Tensor, epoch: int) -> Any:
+        """The batch of these items, int64 [B], varied as they are in this epoch; random states stay as they were."""
+
+
+class Batching(Protocol):
+    """How batches are made of items, such as an `Augmentation`."""
+
+    def maker(self, *, seed: int) -> BatchMaker:
+        """What makes them in a run of that seed."""
 
 
 class TrainingStream:
@@ -30,8 +40,9 @@ class TrainingStream:
     image's augmentation is drawn from (seed, epoch, index of the image).
 
     Args:
-        dataset: Images with labels, whose batches are (images, labels), or with boxes: a `DetectionBatch`.
-        augmentation: How they are varied; by default not at all.
+        dataset: A map-style data set.
+        batching: How its items become batches: an `Augmentation` of images with labels, which by default are left as
+            they are, or what `Task.batching` gives.
         batch_size: Images per step over ALL ranks.
         seed: Of the run.
         num_workers: Processes that prepare batches; 0 prepares them in this process.
@@ -39,7 +50,7 @@ class TrainingStream:
         world_size: Number of processes that train together.
     Raises:
         DataError: If the batch is larger than the data set or cannot be shared out evenly.
-        RecipeError: If the augmentation names an unknown transform, or is for the other kind of images.
+        RecipeError: If the augmentation names an unknown transform.
 
     Example:
         >>> from adasap.data import DataSource, open_dataset
@@ -53,8 +64,8 @@ class TrainingStream:
 
     def __init__(
         self,
-        dataset: ImageSet | DetectionImages,
-        augmentation: Augmentation | DetectionAugmentation | None = None,
+        dataset: Samples,
+        batching: Batching | None = None,
         *,
         batch_size: int,
         seed: int,
@@ -64,7 +75,7 @@ class TrainingStream:
     ) -> None:
         _check(len(dataset), batch_size, num_workers, rank, world_size)
         self.dataset = dataset
-        self.augmenter = augmenter_for(dataset, augmentation, seed=seed)
+        self.maker: BatchMaker = (batching or Augmentation()).maker(seed=seed)
         self.batch_size = batch_size
         self.seed = seed
         self.num_workers = num_workers
@@ -88,7 +99,16 @@ class TrainingStream:
 
     def batch(self, step: int) -> Any:
         """This rank's part of the batch of one step, made in this process."""
-        return self.augmenter.labelled(self.dataset, self.indices(step), step // self.steps_per_epoch)
+        return self.maker.labelled(self.dataset, self.indices(step), step // self.steps_per_epoch)
+
+    @property
+    def remarks(self) -> tuple[str, ...]:
+        """None: a resumed run begins where it was."""
+        return ()
+
+    def first(self, count: int) -> list[Any]:
+        """The batches of the first steps, made in this process."""
+        return [self.batch(step) for step in range(count)]
 
     def iterate(self, start_step: int = 0) -> Iterator[Any]:
         """Batches of `start_step` and all later steps, without end, prepared ahead by the workers.
@@ -113,22 +133,21 @@ class TrainingStream:
         for batch in loader:
             if isinstance(batch, AdasapError):
                 raise batch
-            yield batch if isinstance(batch, DetectionBatch) else (batch[0], batch[1])
+            yield tuple(batch) if isinstance(batch, list) else batch  # the pinning of memory makes lists of tuples
 
     def _epoch_seed(self, epoch: int) -> int:
         return generator_seeds(self.seed, epoch, torch.zeros(1, dtype=torch.int64), "order")[0]
 
 
-class _BatchesByStep(Dataset[AnyBatch | AdasapError]):
+class _BatchesByStep(Dataset[Any]):
     """The stream as a map from step to batch; an error we raised on purpose is handed over, not re-worded."""
 
     def __init__(self, stream: TrainingStream) -> None:
         self.stream = stream
 
-    def __getitem__(self, step: int) -> AnyBatch | AdasapError:
+    def __getitem__(self, step: int) -> Any:
         try:
-            batch: AnyBatch = self.stream.batch(step)
-            return batch
+            return self.stream.batch(step)
         except AdasapError as error:
             return error
 

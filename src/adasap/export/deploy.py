@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import copy
 from dataclasses import dataclass
 from pathlib import Path
 
 from torch import nn
 
-from adasap.errors import ExportError, suggestion
-from adasap.export.atomic import atomic_write
-from adasap.export.parity import Arguments, Runner, random_inputs, require_parity, run_in_torch
-from adasap.export.targets import Onnx, Target, TorchExport, first_line
-from adasap.groups.exported import ExampleInputs, as_arguments
-from adasap.pruning.surgery import unwrapped
+from adasap.checks import whole_number
+from adasap.errors import ExportError
+from adasap.export.parity import Runner, random_inputs, require_parity, run_in_torch
+from adasap.export.targets import TARGETS, Target, first_line
+from adasap.groups.bare import require_values, workable
+from adasap.groups.fake_model import copied
+from adasap.groups.inputs import Arguments, ExampleInputs, as_arguments
+from adasap.io import atomic_write
 
 TRACED_BATCH = 2  # a size of 1 would be taken for a constant
 CHECKED_BATCHES = (1, 3)
@@ -53,17 +54,19 @@ def export_model(
     an older file stays as it was.
 
     Args:
-        model: Cut or dense, on any device; left as it is. The file is made and compared on the CPU.
-        example_inputs: One tensor or the positional arguments of forward, such as images [1, 3, H, W]; the first
-            axis of each is the batch, and all others are fixed in the file.
+        model: Cut or dense, on any device; left as it is, wrappers are looked through. The file is made and compared on
+            the CPU.
+        example_inputs: As `trace_groups` takes them, such as images [1, 3, H, W]; the first axis of each tensor is the
+            batch, and all others are fixed in the file.
         path: Where to; by custom it ends in .onnx, .pt2 or .safetensors.
-        to: `onnx` (needs the extra: pip install 'adasap[onnx]'), `torch-export`, or a target such as
-            `Safetensors(spec, plan, groups)`.
+        to: `onnx` (needs the extra: pip install 'adasap[onnx]'), `torch-export`, a name that you registered in
+            `TARGETS`, or a target such as `Safetensors(spec, plan, groups)`.
         fixed_batch: Make a file for this batch size alone, for models whose forward depends on it.
     Raises:
         ExportError: If a package or the folder is missing, the model cannot be exported for every batch size, or
             the file computes other numbers.
         TraceError: If `torch.export` cannot follow the model at all.
+        ModelError: If weights are lazy, quantised, without numbers or not finite.
 
     Example:
         >>> import tempfile, torch
@@ -77,9 +80,10 @@ def export_model(
     arguments = as_arguments(example_inputs)
     _require_place(path)
     _require_batch(arguments, fixed_batch)
-    bare = unwrapped(model)
+    bare = workable(model)
+    require_values(bare, "files")
     target.require(bare, fixed_batch)
-    bare = copy.deepcopy(bare).cpu().eval()
+    bare = copied(bare).cpu().eval()
     with atomic_write(path) as file:
         traced = random_inputs(arguments, fixed_batch or TRACED_BATCH)
         target.write(file, bare, traced, fixed=fixed_batch is not None)
@@ -97,16 +101,13 @@ def _target(to: str | Target) -> Target:
         return to
     if to == "safetensors":
         raise ExportError("a model file says how the dense model is built: pass to=Safetensors(spec, plan, groups)")
-    known: dict[str, type[Onnx | TorchExport]] = {target.name: target for target in (Onnx, TorchExport)}
-    if to not in known:
-        raise ExportError(f"cannot export to {to!r}; {suggestion(to, [*known, 'safetensors'])}")
-    return known[to]()
+    return TARGETS.get(to)()
 
 
 def _require_batch(arguments: Arguments, fixed_batch: int | None) -> None:
-    if fixed_batch is not None and fixed_batch < 1:
-        raise ExportError(f"fixed_batch is {fixed_batch}; give 1 or more")
-    shapes = [tuple(argument.shape) for argument in arguments]
+    if fixed_batch is not None:
+        whole_number(fixed_batch, "fixed_batch", least=1, error=ExportError)
+    shapes = [tuple(tensor.shape) for tensor in arguments.tensors]
     if not all(shape and shape[0] for shape in shapes):
         raise ExportError(
             f"example_inputs have shapes {shapes}; give each a batch as its first axis, such as (1, 3, H, W)"

@@ -11,38 +11,56 @@ import torch
 from torch import Tensor, nn
 
 from adasap.errors import ModelError, ModelFileError, PlanError
-from adasap.export.atomic import atomic_write
-from adasap.export.groups_json import groups_from_json, groups_to_json
-from adasap.export.reading import FORMAT, VERSION, ModelFile, digest, read_file
-from adasap.groups.group import ChannelGroup, fingerprint, prunable
-from adasap.models.builders import check_options, is_trusted
+from adasap.export.model_file_reader import FORMAT, VERSION, ModelFile, read_file
+from adasap.export.origin import Origin, make_plain_, origin_of, require_together
+from adasap.groups.bare import require_numbers, unwrap
+from adasap.groups.group import ChannelGroup
+from adasap.groups.serialization import groups_from_json, groups_to_json
+from adasap.io import atomic_write
+from adasap.models.builders import is_trusted
 from adasap.models.open import ModelSpec, open_model
 from adasap.pruning.plan import PruningPlan
-from adasap.pruning.surgery import apply_plan_, unwrapped
+from adasap.pruning.surgery import apply_plan_
+from adasap.sealed import digest
+
+MOST_DENSE, MOST_CUT = 50_000_000, 50
+"""A file may describe a dense model of so many numbers, and so many for each that it holds itself."""
 
 
 def save(
     path: str | Path,
     model: nn.Module,
     *,
-    spec: ModelSpec,
+    spec: ModelSpec | None = None,
     plan: PruningPlan | None = None,
     groups: Sequence[ChannelGroup] | None = None,
     metadata: Mapping[str, Any] | None = None,
+    builder: Callable[..., nn.Module] | None = None,
+    trust_builder: bool = False,
 ) -> None:
     """Writes a model, cut or dense, to one .safetensors file; an older file survives if writing fails.
+
+    Model and groups know what was cut, also over several cuts, and how the model was built, if `open_model` or `load`
+    built it: `save(path, model, groups=groups)` is enough then. Before anything is written the dense model is built
+    without numbers, cut and compared, so that no file is written that could not be loaded.
 
     Args:
         path: Where to; by custom it ends in `.safetensors`.
         model: The model as it is now, on any device; compiled and data-parallel wrappers are looked through.
-        spec: How the dense model was built; `spec.weights` is not stored, the file has its own.
-        plan: The channels that were kept, in the dense model's indices; None for a dense model.
-        groups: The DENSE model's groups, as traced before the first cut; needed with a plan.
+        spec: How the dense model was built, if it is not known; `spec.weights` is not stored, the file has its own. A
+            spec without an input size gets that of the images the model was traced with.
+        plan: The channels that were kept, in the indices of `groups`; not needed with groups that know it.
+        groups: The model's groups, as `trace_groups` or the last `apply_plan_` gave them; with a plan those that the
+            plan was made for.
         metadata: Plain JSON values, such as metrics.
+        builder: Builds the dense model in place of the spec's builder, as for `load`.
+        trust_builder: Let the check call `package.module:function` if that is the spec's builder. Otherwise shapes are
+            compared with those that the model had when it was traced.
     Raises:
-        PlanError: If there is a plan without groups or the two do not belong together.
-        ModelError: If the spec's options are no plain data.
-        ModelFileError: If the state or the metadata cannot be stored, or the file cannot be written.
+        PlanError: If plan and groups do not belong together.
+        ModelError: If the spec's options are not plain data.
+        ModelFileError: If the file could not be loaded, the spec is not known, the state or the metadata cannot be
+            stored, or the file cannot be written.
 
     Example:
         >>> import tempfile
@@ -53,7 +71,15 @@ def save(
         ...     load(f"{folder}/digits.safetensors").training
         False
     """
-    content = model_bytes(model, spec=spec, plan=plan, groups=groups, metadata=metadata)
+    content = model_bytes(
+        model,
+        spec=spec,
+        plan=plan,
+        groups=groups,
+        metadata=metadata,
+        builder=builder,
+        trust_builder=trust_builder,
+    )
     try:
         with atomic_write(path) as file:
             file.write(content)
@@ -66,10 +92,12 @@ def save(
 def model_bytes(
     model: nn.Module,
     *,
-    spec: ModelSpec,
+    spec: ModelSpec | None = None,
     plan: PruningPlan | None = None,
     groups: Sequence[ChannelGroup] | None = None,
     metadata: Mapping[str, Any] | None = None,
+    builder: Callable[..., nn.Module] | None = None,
+    trust_builder: bool = False,
 ) -> bytes:
     """What `save` writes; arguments and errors are its own.
 
@@ -81,9 +109,12 @@ def model_bytes(
     """
     from safetensors.torch import save as to_bytes
 
-    texts = {"format": FORMAT, "version": VERSION, "spec": _spec_text(spec), **_plan_texts(plan, groups)}
-    texts["metadata"] = _metadata_text(metadata)
-    tensors = _state(model)
+    bare = unwrap(model)
+    require_numbers(bare, "files")
+    tensors, metadata_text = _state(bare), _metadata_text(metadata)
+    origin = origin_of(bare, spec, plan, groups, builder=builder, trust_builder=trust_builder)
+    texts = {"format": FORMAT, "version": VERSION, "spec": _spec_text(origin.spec), **_plan_texts(origin)}
+    texts |= {"metadata": metadata_text} | ({"plain_weights": "true"} if origin.plain_weights else {})
     texts["sha256"] = digest(texts, tensors)
     return to_bytes(tensors, metadata=texts)
 
@@ -112,7 +143,10 @@ def load(
             f"or trust_builder=True if you know where the file comes from"
         )
     try:
-        model = open_model(header.spec, builder=builder, trust_builder=trust_builder)
+        most = MOST_DENSE + MOST_CUT * sum(tensor.numel() for tensor in tensors.values())
+        model = unwrap(open_model(header.spec, builder=builder, trust_builder=trust_builder, most_numbers=most))
+        if header.plain_weights:
+            make_plain_(model, header.spec)
         _cut_(model, header)
     except (ModelError, PlanError, ModelFileError) as error:
         raise ModelFileError(f"{path} cannot be loaded: {error}") from error
@@ -124,7 +158,7 @@ def _cut_(model: nn.Module, header: ModelFile) -> None:
     if header.plan is None or header.groups is None:
         return
     groups = groups_from_json(header.groups, model)
-    _check_together(header.plan, groups)
+    require_together(header.plan, groups)
     try:
         apply_plan_(model, groups, header.plan)
     except (RuntimeError, LookupError, ArithmeticError, TypeError, AttributeError) as error:
@@ -150,7 +184,7 @@ def _fill_(model: nn.Module, tensors: Mapping[str, Tensor], path: str | Path) ->
 
 
 def _state(model: nn.Module) -> dict[str, Tensor]:
-    state = unwrapped(model).state_dict()
+    state = model.state_dict()
     for name, value in state.items():
         if not isinstance(value, Tensor) or value.layout != torch.strided or value.is_quantized:
             raise ModelFileError(
@@ -161,7 +195,6 @@ def _state(model: nn.Module) -> dict[str, Tensor]:
 
 
 def _spec_text(spec: ModelSpec) -> str:
-    check_options(spec.builder, spec.options)
     data = {
         "builder": spec.builder,
         "options": spec.options,
@@ -172,28 +205,10 @@ def _spec_text(spec: ModelSpec) -> str:
     return json.dumps(data, allow_nan=False)
 
 
-def _plan_texts(plan: PruningPlan | None, groups: Sequence[ChannelGroup] | None) -> dict[str, str]:
-    if plan is None:
+def _plan_texts(origin: Origin) -> dict[str, str]:
+    if origin.plan is None:
         return {}
-    if groups is None:
-        raise PlanError("a plan cannot be read without groups; pass groups=<those of the dense model>")
-    _check_together(plan, groups)
-    return {"plan": plan.to_json(), "groups": groups_to_json(groups)}
-
-
-def _check_together(plan: PruningPlan, groups: Sequence[ChannelGroup]) -> None:
-    if plan.fingerprint != fingerprint(groups):
-        raise PlanError(
-            "the plan belongs to other groups than the ones given; pass the groups of the dense model, as "
-            "they were "
-            "traced before the first cut"
-        )
-    widths = {group.name: group.num_channels for group in prunable(groups)}
-    for name, num_channels in plan.num_channels.items():
-        if widths.get(name) != num_channels:
-            raise PlanError(
-                f"the plan cuts group {name[:80]!r} of {num_channels} channels, which the model does not have"
-            )
+    return {"plan": origin.plan.to_json(), "groups": groups_to_json(origin.groups)}
 
 
 def _metadata_text(metadata: Mapping[str, Any] | None) -> str:

@@ -9,11 +9,12 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from adasap.errors import ExportError
+from adasap.groups.exported import require_accepted
+from adasap.groups.inputs import Arguments
 
 MAX_DIFFERENCE = 1e-4
 """Largest relative difference between the model and its file that is taken for rounding."""
 
-Arguments = tuple[Tensor, ...]
 Runner = Callable[[Arguments], list[Tensor]]
 """Runs a file: the arguments of forward -> the tensors it returns, in order."""
 
@@ -22,30 +23,34 @@ def random_inputs(arguments: Arguments, batch_size: int, *, seed: int = 0) -> Ar
     """Inputs of the same kind and another batch size: standard normal as preprocessed images are, or rows repeated.
 
     Args:
-        arguments: Of forward; the first axis of each is the batch.
+        arguments: Of forward; the first axis of each tensor is the batch.
         batch_size: Wanted.
         seed: Of what is drawn.
     Returns:
         On the CPU; floating tensors drawn anew, rows of others repeated.
 
     Example:
-        >>> [tuple(t.shape) for t in random_inputs((torch.zeros(1, 3, 8, 8),), 5)]
+        >>> [tuple(t.shape) for t in random_inputs(Arguments((torch.zeros(1, 3, 8, 8),), {}), 5).tensors]
         [(5, 3, 8, 8)]
     """
     generator = torch.Generator().manual_seed(seed)
-    rows = [torch.arange(batch_size) % len(argument) for argument in arguments]
-    return tuple(
-        torch.randn((batch_size, *argument.shape[1:]), generator=generator).to(argument.dtype)
-        if argument.is_floating_point()
-        else argument.cpu()[row]
-        for argument, row in zip(arguments, rows, strict=True)
-    )
+
+    def drawn(tensor: Tensor) -> Tensor:
+        if tensor.is_floating_point():
+            return torch.randn((batch_size, *tensor.shape[1:]), generator=generator).to(tensor.dtype)
+        return tensor.cpu()[torch.arange(batch_size) % len(tensor)]
+
+    return arguments.map(drawn)
 
 
 def run_in_torch(model: nn.Module, inputs: Arguments) -> list[Tensor]:
-    """The tensors that a module returns, in order, without gradients."""
-    with torch.no_grad():
-        return [leaf for leaf in tree_leaves(model(*inputs)) if isinstance(leaf, Tensor)]
+    """The tensors that a module returns, in order, without gradients; TraceError if it does not take these inputs."""
+    try:
+        with torch.no_grad():
+            return [leaf for leaf in tree_leaves(inputs.call(model)) if isinstance(leaf, Tensor)]
+    except Exception:  # whatever the model's own code raises
+        require_accepted(model, inputs)
+        raise
 
 
 def require_parity(expected: Sequence[Tensor], found: Sequence[Tensor], *, where: str) -> float:

@@ -2,20 +2,32 @@
 
 from __future__ import annotations
 
-from torch import nn
+import inspect
+from typing import Any
+
+from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
+from torch.utils._pytree import tree_map
 
 from adasap.errors import ExportError, TraceError
-from adasap.export.parity import Arguments
 from adasap.groups.exported import export_program
+from adasap.groups.inputs import Arguments
 
 BATCH = "batch"
 
 
-def batch_axes(arguments: Arguments) -> tuple[dict[int, Dim], ...]:
-    """For each argument: its first axis is the batch, from 1 up."""
+def batch_axes(model: nn.Module, arguments: Arguments) -> Any:
+    """For each argument, as `torch.export` takes it: the first axis of a tensor is the batch, from 1 up."""
     batch = Dim(BATCH, min=1)
-    return tuple({0: batch} for _ in arguments)
+    args, kwargs = tree_map(
+        lambda leaf: {0: batch} if isinstance(leaf, Tensor) else None, (arguments.args, arguments.kwargs)
+    )
+    if not kwargs:
+        return args
+    try:
+        return dict(inspect.signature(model.forward).bind(*args, **kwargs).arguments)
+    except TypeError:  # no such argument: forward itself says so when it is called
+        return kwargs
 
 
 def batched_program(model: nn.Module, arguments: Arguments, *, fixed: bool = False) -> ExportedProgram:
@@ -27,14 +39,14 @@ def batched_program(model: nn.Module, arguments: Arguments, *, fixed: bool = Fal
 
     Example:
         >>> import torch
-        >>> program = batched_program(nn.Linear(3, 2), (torch.zeros(2, 3),))
+        >>> program = batched_program(nn.Linear(3, 2), Arguments((torch.zeros(2, 3),), {}))
         >>> program.module()(torch.zeros(5, 3)).shape
         torch.Size([5, 2])
     """
     if fixed:
         return export_program(model, arguments)
     try:
-        return export_program(model, arguments, dynamic_shapes=batch_axes(arguments))
+        return export_program(model, arguments, dynamic_shapes=batch_axes(model, arguments))
     except TraceError as error:
         export_program(model, arguments)  # a model that cannot be exported at all says so itself
         raise ExportError(

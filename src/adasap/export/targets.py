@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol
@@ -14,11 +14,13 @@ from torch import nn
 
 from adasap.errors import ExportError
 from adasap.export.model_file import load, model_bytes
-from adasap.export.parity import Arguments, Runner, run_in_torch
+from adasap.export.parity import Runner, run_in_torch
 from adasap.export.program import batch_axes, batched_program
 from adasap.groups.group import ChannelGroup
+from adasap.groups.inputs import Arguments
 from adasap.models.open import ModelSpec
 from adasap.pruning.plan import PruningPlan
+from adasap.registry import Registry
 
 LARGEST_ONNX_FILE = 2**31
 
@@ -76,7 +78,7 @@ class Onnx:
                     dynamo=True,
                     verbose=False,
                     output_names=names,
-                    dynamic_shapes=None if fixed else batch_axes(arguments),
+                    dynamic_shapes=None if fixed else batch_axes(model, arguments),
                 )
         except Exception as error:  # the converter raises errors of many kinds
             raise ExportError(
@@ -95,7 +97,7 @@ class Onnx:
         names = [entry.name for entry in session.get_inputs()]
 
         def run(inputs: Arguments) -> list[torch.Tensor]:
-            arrays = {name: tensor.numpy() for name, tensor in zip(names, inputs, strict=True)}
+            arrays = {name: tensor.numpy() for name, tensor in zip(names, inputs.tensors, strict=True)}
             return [torch.from_numpy(array) for array in session.run(None, arrays)]
 
         return run
@@ -146,6 +148,15 @@ class Safetensors:
     def open(self, path: Path) -> Runner:
         model = load(path, trust_builder=True)  # the caller's own spec, written a moment ago
         return lambda inputs: run_in_torch(model, inputs)
+
+
+TARGETS: Registry[Callable[..., Target]] = Registry(
+    "export target",
+    {"onnx": Onnx, "torch-export": TorchExport, "safetensors": Safetensors},
+    at="adasap.export.TARGETS",
+    error=ExportError,
+)
+"""Name -> what makes a target, without arguments; `safetensors` alone wants to be told of the model."""
 
 
 def state_bytes(model: nn.Module) -> int:

@@ -16,6 +16,8 @@ from adasap.groups.group import (
 )
 from adasap.groups.masking import ChannelMask, mask_, masked
 from adasap.groups.materialise import materialise_weights_
+from adasap.groups.operators import register_operator
+from adasap.groups.past import Groups
 from adasap.groups.trace import trace_groups
 
 __all__ = [
@@ -23,6 +25,7 @@ __all__ = [
     "ChannelMask",
     "CutProof",
     "Extent",
+    "Groups",
     "Radii",
     "Role",
     "Scores",
@@ -36,6 +39,7 @@ __all__ = [
     "masked",
     "materialise_weights_",
     "prunable",
+    "register_operator",
     "trace_groups",
     "widths",
 ]

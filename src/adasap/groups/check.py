@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
@@ -12,8 +11,10 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
+from adasap.checks import whole_number
+from adasap.convolutions import guard_convolutions
 from adasap.errors import PlanError
-from adasap.groups.copies import shared_copy
+from adasap.groups.bare import require_values, unwrap
 from adasap.groups.cutting import (
     cut_,
     cut_tensor,
@@ -22,9 +23,13 @@ from adasap.groups.cutting import (
     named_tensors,
     removed_channels,
 )
-from adasap.groups.exported import ExampleInputs, as_arguments, evaluating, in_mode
+from adasap.groups.exported import evaluating, in_mode, require_accepted
+from adasap.groups.fake_model import copied, shared_copy
 from adasap.groups.group import ChannelGroup
+from adasap.groups.inputs import Arguments, ExampleInputs, as_arguments
 from adasap.groups.masking import masked
+from adasap.groups.materialise import plain_model
+from adasap.groups.preserving import preserved
 from adasap.groups.redraw import redraw_, scale_statistics_
 
 MAX_RELATIVE_ERROR = 1e-9
@@ -86,10 +91,11 @@ def check_cut(
         model: The model as the groups describe it (dense, or cut before).
         groups: Its groups.
         kept: Group name -> int64 [k] channels that stay; absent groups stay whole and are not controlled.
-        example_inputs: Shapes and types of the inputs; floating ones are drawn anew.
+        example_inputs: As `trace_groups` takes them; floating tensors are drawn anew.
         seed: Of everything drawn.
     Raises:
         PlanError: If `kept` does not fit the groups.
+        AdasapError: If the model or the inputs are of a kind that cannot be cut.
     Example:
         >>> from adasap.groups.trace import trace_groups
         >>> net = nn.Sequential(nn.Conv2d(3, 4, 1), nn.ReLU(), nn.Conv2d(4, 2, 1))
@@ -97,10 +103,14 @@ def check_cut(
         >>> check_cut(net, groups, {"0": torch.tensor([0, 2])}, torch.zeros(2, 3, 8, 8)).holds
         True
     """
+    whole_number(seed, "seed")
+    model = plain_model(model)
+    require_values(model, "a proof")
     generator = torch.Generator().manual_seed(seed)
-    dense = copy.deepcopy(model).cpu().double()
+    dense = copied(model).cpu().double()
     redraw_(dense, generator)
     inputs = _drawn_inputs(example_inputs, generator)
+    require_accepted(dense, inputs)
     scale_statistics_(dense, inputs)
     modes = _modes(dense, inputs)
     with masked(dense, groups, kept):
@@ -141,10 +151,11 @@ def cut_matches_mask(
         max |masked - cut| / max |masked|; about 1e-6 in float32. Infinite where outputs differ in shape or
         are not finite.
     """
-    arguments = as_arguments(inputs)
-    with masked(dense_model, groups, kept):
-        expected = _outputs(dense_model, arguments)
-    return _relative_error(expected, _outputs(cut_model, arguments))
+    arguments, dense_model, cut_model = as_arguments(inputs), unwrap(dense_model), unwrap(cut_model)
+    with preserved(dense_model), preserved(cut_model):
+        with masked(dense_model, groups, kept):
+            expected = _outputs(dense_model, arguments)
+        return _relative_error(expected, _outputs(cut_model, arguments))
 
 
 def _wrongly_cut(
@@ -167,7 +178,7 @@ def _wrongly_cut(
     return wrong
 
 
-def _modes(model: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Mode, ...]:
+def _modes(model: nn.Module, inputs: Arguments) -> tuple[Mode, ...]:
     """Evaluation, and training without chance where that returns more, such as auxiliary heads."""
     try:
         more = len(_outputs(model, inputs, _deterministic_training))
@@ -186,13 +197,13 @@ def _deterministic_training(model: nn.Module) -> Iterator[None]:
         yield
 
 
-def _outputs(model: nn.Module, inputs: tuple[Tensor, ...], mode: Mode = evaluating) -> list[Tensor]:
+def _outputs(model: nn.Module, inputs: Arguments, mode: Mode = evaluating) -> list[Tensor]:
     with mode(model), torch.no_grad():
-        outputs = pytree.tree_leaves(model(*inputs))
+        outputs = pytree.tree_leaves(inputs.call(model))
     return [leaf for leaf in outputs if isinstance(leaf, Tensor) and leaf.is_floating_point()]
 
 
-def _outputs_if_it_fits(model: nn.Module, inputs: tuple[Tensor, ...], modes: Sequence[Mode]) -> list[Tensor]:
+def _outputs_if_it_fits(model: nn.Module, inputs: Arguments, modes: Sequence[Mode]) -> list[Tensor]:
     """The outputs in all modes; none where layers of a cut model do not fit together, which nothing equals."""
     try:
         return [output for mode in modes for output in _outputs(model, inputs, mode)]
@@ -212,23 +223,26 @@ def _relative_error(expected: Sequence[Tensor], actual: Sequence[Tensor]) -> flo
     return change / largest if finite and largest > 0 else float("inf")
 
 
-def _drawn_inputs(example_inputs: ExampleInputs, generator: torch.Generator) -> tuple[Tensor, ...]:
-    return tuple(
-        torch.randn(tensor.shape, generator=generator, dtype=torch.float64)
-        if tensor.is_floating_point()
-        else tensor.cpu()
-        for tensor in as_arguments(example_inputs)
+def _drawn_inputs(example_inputs: ExampleInputs, generator: torch.Generator) -> Arguments:
+    return as_arguments(example_inputs).map(
+        lambda tensor: (
+            torch.randn(tensor.shape, generator=generator, dtype=torch.float64)
+            if tensor.is_floating_point()
+            else tensor.cpu()
+        )
     )
 
 
-def _training_failure(model: nn.Module, inputs: tuple[Tensor, ...], seed: int) -> str | None:
+def _training_failure(model: nn.Module, inputs: Arguments, seed: int) -> str | None:
     """One forward and backward in training mode, on at least four examples so that batch statistics exist."""
-    inputs = tuple(_at_least_four(tensor) for tensor in inputs)
+    guard_convolutions()
+    batch = inputs.batch_size
+    inputs = inputs.map(lambda tensor: _at_least_four(tensor) if tensor.ndim and len(tensor) == batch else tensor)
     with torch.random.fork_rng(devices=[]), torch.enable_grad():
         torch.manual_seed(seed)
         model.train()
         try:
-            leaves: list[Any] = pytree.tree_leaves(model(*inputs))
+            leaves: list[Any] = pytree.tree_leaves(inputs.call(model))
         except RuntimeError as error:
             return f"forward fails: {error}"
         loss = sum(leaf.square().mean() for leaf in leaves if isinstance(leaf, Tensor) and leaf.requires_grad)
@@ -240,7 +254,7 @@ def _training_failure(model: nn.Module, inputs: tuple[Tensor, ...], seed: int) -
 
 
 def _at_least_four(tensor: Tensor) -> Tensor:
-    if tensor.dim() == 0 or len(tensor) >= 4:
+    if len(tensor) >= 4:
         return tensor
     copies = [tensor.roll(shift, dims=-1) for shift in range(-(-4 // len(tensor)))]
     return torch.cat(copies)

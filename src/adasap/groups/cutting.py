@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from adasap.errors import PlanError, suggestion
+from adasap.groups.bare import unwrap
 from adasap.groups.components import distinct
 from adasap.groups.group import ChannelGroup, Extent, Slot
 from adasap.groups.heads import fit_heads_
@@ -134,6 +135,7 @@ def cut_(model: nn.Module, groups: Sequence[ChannelGroup], kept: Mapping[str, Te
     Raises:
         PlanError: As `kept_masks`; nothing was changed then.
     """
+    model = unwrap(model)
     removed = removed_channels(groups, kept)
     masks = kept_masks(model, groups, kept)
     tensors = named_tensors(model)
@@ -188,7 +190,8 @@ def renumbered(groups: Sequence[ChannelGroup], removed: Mapping[str, Tensor], ma
 
 
 def named_tensors(model: nn.Module) -> dict[str, Tensor]:
-    """Qualified name -> parameter or buffer, every name of a shared one."""
+    """Qualified name -> parameter or buffer, every name of a shared one; wrappers are looked through."""
+    model = unwrap(model)
     tensors: dict[str, Tensor] = dict(model.named_parameters(remove_duplicate=False))
     tensors.update(model.named_buffers(remove_duplicate=False))
     return tensors

@@ -10,13 +10,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, fx, nn
+from torch import fx, nn
 from torch.export.graph_signature import InputKind
 
 from adasap.errors import TraceError
-
-ExampleInputs = Tensor | tuple[Tensor, ...]
-"""One tensor, or the positional arguments of forward; values do not matter, shapes do."""
+from adasap.groups.inputs import Arguments, ExampleInputs, as_arguments
+from adasap.groups.preserving import preserved
 
 
 @dataclass(frozen=True)
@@ -41,7 +40,7 @@ class ExportedGraph:
 
 
 def export_graph(model: nn.Module, example_inputs: ExampleInputs, *, training: bool = False) -> ExportedGraph:
-    """Export with `torch.export`; train/eval flags come back as they were.
+    """Export with `torch.export`; the model is left as it was.
 
     Raises:
         TraceError: If the model cannot be exported.
@@ -51,32 +50,65 @@ def export_graph(model: nn.Module, example_inputs: ExampleInputs, *, training: b
 
 def export_program(
     model: nn.Module,
-    arguments: tuple[Tensor, ...],
+    arguments: Arguments,
     *,
     training: bool = False,
-    dynamic_shapes: tuple[dict[int, Any] | None, ...] | None = None,
+    dynamic_shapes: Any = None,
 ) -> torch.export.ExportedProgram:
-    """What `torch.export` makes of the model; train/eval flags come back as they were.
+    """What `torch.export` makes of the model; everything that forward writes on the modules is taken back.
 
     Args:
         model: Left as it is.
-        arguments: Of forward, by position.
+        arguments: Of forward.
         training: Export the training graph.
-        dynamic_shapes: For each argument axis -> `torch.export.Dim`; axes that are not named are fixed.
+        dynamic_shapes: As `torch.export` takes them; axes that are not named are fixed.
     Raises:
-        TraceError: If the model cannot be exported.
+        TraceError: If the model does not take these inputs, takes one image without a batch, or cannot be exported.
     """
     try:
-        with in_mode(model, training), torch.no_grad(), quiet(), warnings.catch_warnings():
+        with preserved(model), in_mode(model, training), torch.no_grad(), quiet(), warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            return torch.export.export(model, arguments, strict=False, dynamic_shapes=dynamic_shapes)
+            program = torch.export.export(
+                model, arguments.args, arguments.kwargs, strict=False, dynamic_shapes=dynamic_shapes
+            )
     except Exception as error:  # torch.export raises errors of many kinds
+        shapes = [tuple(tensor.shape) for tensor in arguments.tensors]
+        require_accepted(model, arguments, training=training)
         first_line = str(error).strip().split("\n")[0]
         raise TraceError(
-            f"torch.export cannot follow {type(model).__name__} on inputs of shape "
-            f"{[tuple(argument.shape) for argument in arguments]}: {first_line}; remove data-dependent "
-            f"control flow from forward, or trace the part of the model without it"
+            f"torch.export cannot follow {type(model).__name__} on inputs of shape {shapes}: {first_line}; remove "
+            "data-dependent control flow from forward, or trace the part of the model without it"
         ) from error
+    _require_batch(program)
+    return program
+
+
+def require_accepted(model: nn.Module, arguments: Arguments, *, training: bool = False) -> None:
+    """Raises TraceError, with what the model's own forward says, if it does not take these inputs."""
+    try:
+        with preserved(model), in_mode(model, training), torch.no_grad(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            arguments.call(model)
+    except Exception as error:  # whatever the model's own code raises
+        said = (str(error).strip() or "no message").splitlines()[0]
+        raise TraceError(
+            f"the forward of {type(model).__name__} does not take these example inputs ({arguments.describe()}): "
+            f"{type(error).__name__}: {said}; give them as a forward pass of the model gets them: prepared, with its "
+            "number of channels, image size and type, on its device"
+        ) from error
+
+
+def _require_batch(program: torch.export.ExportedProgram) -> None:
+    """Convolutions take one image without a batch axis, too; its colours would be counted as images."""
+    ranks = {"conv1d": 3, "conv2d": 4, "conv3d": 5}
+    for node in program.graph.nodes:
+        name = getattr(getattr(node.target, "_schema", None), "name", "").partition("::")[2]
+        image: Any = node.args[0] if name in ranks else None
+        if image is not None and len(image.meta["val"].shape) < ranks[name]:
+            raise TraceError(
+                f"a convolution gets an input of shape {tuple(image.meta['val'].shape)}, which has no batch axis; give "
+                "a batch of example inputs: images.unsqueeze(0)"
+            )
 
 
 def _described(model: nn.Module, program: torch.export.ExportedProgram) -> ExportedGraph:
@@ -108,11 +140,6 @@ def canonical_names(model: nn.Module) -> dict[str, str]:
         for name, tensor in tensors:
             names[name] = first.setdefault(id(tensor), name)
     return names
-
-
-def as_arguments(example_inputs: ExampleInputs) -> tuple[Tensor, ...]:
-    """The positional arguments of forward."""
-    return (example_inputs,) if isinstance(example_inputs, Tensor) else tuple(example_inputs)
 
 
 def evaluating(model: nn.Module) -> AbstractContextManager[None]:

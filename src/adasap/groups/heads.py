@@ -23,10 +23,11 @@ _STAND_INS = {
 }
 
 
-def fit_heads_(model: nn.Module) -> None:
+def fit_heads_(model: nn.Module, *, whole: bool = False) -> None:
     """Let the attention modules of a cut model fit their weights, in place.
 
-    A module whose weights are as wide as its own forward wants stays what it is. Subclasses do, too: their forward is
+    A module whose weights are as wide as its own forward wants stays what it is, unless `whole` says that it is to
+    get the other class, too, whose forward calls its last layer as a module. Subclasses stay: their forward is
     somebody else's.
 
     Example:
@@ -42,7 +43,7 @@ def fit_heads_(model: nn.Module) -> None:
         if stand_in is not None:
             home, _, name = stand_in.rpartition(".")
             kind = getattr(importlib.import_module(home), name)
-            if not kind.is_whole(module):
+            if whole or not kind.is_whole(module):
                 module.__class__ = kind
         count_heads_: Callable[[], None] | None = getattr(module, "count_heads_", None)
         if count_heads_ is not None:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from adasap.groups.exported import evaluating
+from adasap.groups.inputs import Arguments
 
 _NORMS = (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm, nn.PReLU)
 
@@ -34,7 +35,7 @@ def redraw_(model: nn.Module, generator: torch.Generator) -> None:
                 tensor.copy_(_drawn(module, name, tensor, generator))
 
 
-def scale_statistics_(model: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+def scale_statistics_(model: nn.Module, inputs: Arguments) -> None:
     """Let each norm's running mean and variance stray around those of what reaches it, in one forward.
 
     With numbers drawn blindly, activations grow from block to block until gates saturate, or constants outgrow
@@ -47,7 +48,7 @@ def scale_statistics_(model: nn.Module, inputs: tuple[Tensor, ...]) -> None:
     ]
     try:
         with evaluating(model), torch.no_grad():
-            model(*inputs)
+            inputs.call(model)
     finally:
         for handle in handles:
             handle.remove()

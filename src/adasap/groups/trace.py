@@ -9,31 +9,36 @@ from torch import nn
 
 from adasap.errors import TraceError, suggestion
 from adasap.groups.assemble import assemble_groups
-from adasap.groups.exported import ExampleInputs, canonical_names
-from adasap.groups.extents import drive_pads
-from adasap.groups.group import ChannelGroup
+from adasap.groups.exported import canonical_names
+from adasap.groups.inputs import Arguments, ExampleInputs, as_arguments
 from adasap.groups.labels import LabelBook
+from adasap.groups.materialise import plain_model
+from adasap.groups.past import Groups, past_with
+from adasap.groups.shape_attributes import drive_pads
 from adasap.groups.trial import freeze_what_fails
 from adasap.groups.walk import KEPT, walk_model
 
 
-def trace_groups(
-    model: nn.Module, example_inputs: ExampleInputs, *, keep: Sequence[str] = ()
-) -> tuple[ChannelGroup, ...]:
+def trace_groups(model: nn.Module, example_inputs: ExampleInputs, *, keep: Sequence[str] = ()) -> Groups:
     """The channel groups of a model: which rows, norms and input slices must be removed together.
 
     The model is exported in evaluation mode and not changed. What cannot be removed safely comes back too,
     frozen, with the reasons: outputs, operators without a rule, widths fixed in the model's own code.
 
     Args:
-        model: Any module that `torch.export` can follow.
-        example_inputs: One tensor or the tuple of positional arguments, such as images [1, 3, H, W]; only the
-            shapes matter, and the groups hold for other image and batch sizes as far as the model does.
+        model: Any module that `torch.export` can follow; `torch.compile`, data-parallel and averaging wrappers are
+            looked through, and names are those of the module inside.
+        example_inputs: One tensor such as images [1, 3, H, W], a tuple or list of the positional arguments of forward,
+            or a dictionary of its keyword arguments; only the shapes matter, and the groups hold for other image and
+            batch sizes as far as the model does.
         keep: `fnmatch` patterns over module and parameter names whose produced channels must stay.
     Returns:
-        Groups in the order of forward.
+        Groups in the order of forward: a tuple of `ChannelGroup` that remembers how the model was built, where
+        `open_model` or `load` built it, and, after cuts, what was cut, as `adasap.save` wants to know.
     Raises:
-        TraceError: If the model cannot be exported or copied, or a `keep` pattern matches nothing.
+        TraceError: If the model does not take the inputs, cannot be exported or copied, or a `keep` pattern matches
+            nothing.
+        ModelError: If weights are lazy, quantised or complex, or computed from others (`weight_norm`, pruning masks).
     Example:
         >>> import torch
         >>> model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 4, 1))
@@ -42,12 +47,20 @@ def trace_groups(
         0 8 ['0.weight', '0.bias', '1.weight', '1.bias', '1.running_mean', '1.running_var', '3.weight'] ()
         3 4 ['3.weight', '3.bias'] ('output of the model',)
     """
-    wanted = _kept_names(model, keep)
+    model, example_inputs = plain_model(model), as_arguments(example_inputs)
+    wanted = _kept_names(model, (keep,) if isinstance(keep, str) else keep)
     walked = walk_model(model, example_inputs)
     _freeze_kept(walked.book, wanted)
     drivers = drive_pads(walked, model, example_inputs)
     groups = assemble_groups(walked.book, drivers)
-    return freeze_what_fails(model, groups, example_inputs, walked)
+    found = freeze_what_fails(model, groups, example_inputs, walked)
+    return Groups(found, past_with(model, found, _image_size(example_inputs)))
+
+
+def _image_size(arguments: Arguments) -> tuple[int, ...] | None:
+    """Channels, height and width, if the only input is a batch of images."""
+    tensors = arguments.tensors
+    return tuple(tensors[0].shape[1:]) if len(tensors) == 1 and tensors[0].ndim == 4 else None
 
 
 def _kept_names(model: nn.Module, keep: Sequence[str]) -> set[str]:

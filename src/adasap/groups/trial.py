@@ -10,14 +10,14 @@ import torch
 from torch import Tensor, nn
 
 from adasap.errors import TraceError
-from adasap.groups.adapt import Adapter
 from adasap.groups.assemble import assemble_groups
+from adasap.groups.attribute_search import Adapter
 from adasap.groups.components import distinct, distinct_columns
-from adasap.groups.copies import Skeleton
 from adasap.groups.cutting import cut_
-from adasap.groups.exported import ExampleInputs
-from adasap.groups.extents import drive_pads
+from adasap.groups.fake_model import Skeleton
 from adasap.groups.group import ChannelGroup, prunable
+from adasap.groups.inputs import ExampleInputs
+from adasap.groups.shape_attributes import drive_pads
 from adasap.groups.walk import KEPT, Walked, walk_model
 
 

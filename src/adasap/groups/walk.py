@@ -12,17 +12,18 @@ from torch import Tensor, fx, nn
 from torch.utils import _pytree as pytree
 
 from adasap.errors import TraceError
-from adasap.groups import rules_attention, rules_elementwise, rules_extents, rules_layers, rules_movement
 from adasap.groups.cutting import named_tensors
-from adasap.groups.exported import ExampleInputs, ExportedGraph, as_arguments, export_graph
+from adasap.groups.exported import ExportedGraph, export_graph
+from adasap.groups.inputs import ExampleInputs, as_arguments
 from adasap.groups.labels import LabelBook, constant
-from adasap.groups.rules import Call, Notes, TensorRef, no_rule, rule_for
-from adasap.groups.rules_extents import settle_factors
+from adasap.groups.operators import operator_of
+from adasap.groups.operators.call import LabelledCall, Notes, TensorRef, arguments_by_name
+from adasap.groups.operators.operator import no_rule
+from adasap.groups.operators.shapes import settle_factors
 
 OUTPUT = "output of the model"
 INPUT = "input of the model"
 KEPT = "kept by request"
-RULE_FILES = (rules_attention, rules_elementwise, rules_extents, rules_layers, rules_movement)
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,8 @@ def walk_model(model: nn.Module, example_inputs: ExampleInputs) -> Walked:
 def _walk_training(model: nn.Module, example_inputs: ExampleInputs, walked: Walked, hidden: Sequence[str]) -> None:
     book, notes = walked.book, Notes()
     # batch statistics need two examples
-    inputs = tuple(torch.cat([t, t]) if t.dim() and len(t) == 1 else t for t in as_arguments(example_inputs))
+    given = as_arguments(example_inputs)
+    inputs = given.rows(2) if given.batch_size == 1 else given
     try:
         exported = export_graph(model, inputs, training=True)
     except TraceError as error:
@@ -126,33 +128,13 @@ def _visit(node: fx.Node, values: dict[fx.Node, Any], book: LabelBook, notes: No
         return None if container is None else container[node.args[1]]
     if not any(isinstance(value, Tensor) for value in pytree.tree_leaves(node.meta.get("val"))):
         return node.meta.get("val")
-    call = Call(book, notes, node, _arguments(node, values))
-    result = (rule_for(node.target) or no_rule)(call)
+    call = LabelledCall(node, arguments_by_name(node, values.get), book, notes)
+    result = (operator_of(node.target).rule or no_rule)(call)
     _update_mutated(call, result, values)
     return result
 
 
-def _arguments(node: fx.Node, values: dict[fx.Node, Any]) -> dict[str, Any]:
-    """Arguments by schema name, defaults filled in, nodes replaced by what they carry."""
-
-    def carried(value: Any) -> Any:
-        return values.get(value) if isinstance(value, fx.Node) else value
-
-    args: Any = fx.node.map_aggregate(node.args, carried)
-    kwargs: Any = fx.node.map_aggregate(node.kwargs, carried)
-    schema = getattr(node.target, "_schema", None)
-    if schema is None:
-        return {**{str(place): value for place, value in enumerate(args)}, **kwargs}
-    named = {}
-    for place, argument in enumerate(schema.arguments):
-        if place < len(args):
-            named[argument.name] = args[place]
-        else:
-            named[argument.name] = kwargs.get(argument.name, argument.default_value)
-    return named
-
-
-def _update_mutated(call: Call, result: Any, values: dict[fx.Node, Any]) -> None:
+def _update_mutated(call: LabelledCall, result: Any, values: dict[fx.Node, Any]) -> None:
     """An in-place operator changes what its first argument carries, and what a view of it would show."""
     node = call.node
     if not _writes(node) or not isinstance(result, Tensor) or not node.args:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import importlib
 import inspect
 import math
+import re
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from typing import Any
@@ -12,27 +12,49 @@ from typing import Any
 from torch import nn
 
 from adasap.errors import ModelError, suggestion
+from adasap.models.own_code import imported
+from adasap.registry import Registry
 
 Builder = Callable[..., nn.Module]
 
-_OWN = ("adasap", "torchvision", "timm")
-_OWN_MODELS = (
-    {"digits_net": "digits"}
-    | {f"cifar_resnet{depth}": "cifar_resnet" for depth in (20, 32, 44, 56, 110)}
-    | {f"mobilenet_v{version}_tf": "mobilenet" for version in (1, 2)}
-    | {f"ssd_{backbone}": "ssd" for backbone in ("resnet50", "mobilenet_v1", "mobilenet_v2")}
+MODELS: Registry[Builder] = Registry(
+    "model of adasap",
+    {"digits_net": "adasap.models.digits:digits_net"}
+    | {f"cifar_resnet{n}": f"adasap.models.cifar_resnet:cifar_resnet{n}" for n in (20, 32, 44, 56, 110)}
+    | {f"mobilenet_v{n}_tf": f"adasap.models.mobilenet:mobilenet_v{n}_tf" for n in (1, 2)},
+    at="adasap.models.MODELS",
+    packages="adasap.tasks",
+    error=ModelError,
 )
-_FETCHING = frozenset({"pretrained", "checkpoint", "weights", "url", "cache", "file", "hub", "download"})
+"""This package's own models, `adasap:NAME`; tasks register theirs."""
+FAMILIES: Registry[Callable[[str], Builder]] = Registry(
+    "family of models",
+    {family: f"adasap.models.builders:_{family}" for family in ("adasap", "torchvision", "timm")},
+    at="adasap.models.builders.FAMILIES",
+    packages="adasap.tasks",
+    error=ModelError,
+)
+"""What builds `FAMILY:NAME`, by the family: a function of the name, whose code runs without being trusted first."""
+ADAPTERS: Registry[Callable[[nn.Module], nn.Module]] = Registry(
+    "adapter of torchvision's models", packages="adasap.tasks", error=ModelError
+)
+"""What torchvision's models of a kind need to be traced, by the name of their module in `torchvision.models`."""
+_FETCHING = frozenset(
+    {"pretrained", "checkpoint", "ckpt", "weights", "url", "uri", "cache", "file", "dir", "hub", "hf", "download"}
+)
+MOST = 10_000_000
+"""An option's integer is at most so large: more classes or channels than any model has."""
+MOST_TEXT = 10_000
 
 
 def is_trusted(builder: str) -> bool:
-    """Whether a name runs only code of this package, torchvision or timm.
+    """Whether a name runs only code of this package and of registered families, such as torchvision and timm.
 
     Example:
         >>> is_trusted("torchvision:resnet18"), is_trusted("somebody.code:build")
         (True, False)
     """
-    return builder.partition(":")[0] in _OWN
+    return ".py:" not in builder and builder.partition(":")[0] in FAMILIES
 
 
 def resolve_builder(builder: str, *, trust_builder: bool = False) -> Builder:
@@ -48,31 +70,28 @@ def resolve_builder(builder: str, *, trust_builder: bool = False) -> Builder:
         ...
         adasap.errors.ModelError: adasap has no model 'digit_net'; did you mean 'digits_net'?
     """
-    source, colon, name = builder.partition(":")
+    source, colon, name = builder.rpartition(":") if ".py:" in builder else builder.partition(":")
     if not colon or not name or not source:
         raise ModelError(
-            f"{builder!r} names no builder; write adasap:NAME, torchvision:NAME, timm:NAME or package.module:function"
+            f"{builder!r:.90} names no builder; write adasap:NAME, torchvision:NAME, timm:NAME, smp:NAME, "
+            "package.module:function or path/to/file.py:function"
         )
-    if source == "adasap":
-        return _own(name)
-    if source == "torchvision":
-        return _torchvision(name)
-    if source == "timm":
-        return _timm(name)
+    if source in FAMILIES:
+        return FAMILIES.get(source)(name)
     if not trust_builder:
         raise ModelError(
-            f"{builder} would run code from the module {source!r}, which is not trusted; pass builder=<the "
-            f"function>, "
+            f"{builder:.90} would run code from {source!r:.80}, which is not trusted; pass builder=<the function>, "
             f"or trust_builder=True if you know that code"
         )
-    return _imported(source, name)
+    return imported(builder, what="model", error=ModelError)
 
 
 def check_options(builder: str, options: Mapping[str, Any]) -> None:
     """Checks that options are plain data and fetch nothing: they may come from somebody else's file.
 
     Raises:
-        ModelError: On a value that JSON does not know, or an option that reads files or downloads.
+        ModelError: On a value that JSON does not know, a number or list beyond all sizes, or an option, also within
+            another one, that reads files or downloads.
 
     Example:
         >>> check_options("timm:resnet18", {"pretrained": True})
@@ -83,38 +102,61 @@ def check_options(builder: str, options: Mapping[str, Any]) -> None:
     """
     for name, value in options.items():
         if not isinstance(name, str) or not name.isidentifier() or name.startswith("__"):
-            raise ModelError(f"{builder}: {name!r} is no name of an option; give keyword arguments")
+            raise ModelError(f"{builder:.80}: {name!r:.80} is no name of an option; give keyword arguments")
         if not _is_plain(value):
             raise ModelError(
-                f"{builder}: option {name!r} is {value!r:.80}; give plain values (numbers, text, true, "
-                f"false, null, lists)"
+                f"{builder:.80}: option {name!r:.80} is {_shown(value)}; give plain values (numbers up to {MOST:,}, "
+                f"text, true, false, null, lists)"
             )
-        off = value is None or value is False
-        if is_trusted(builder) and not off and name != "init_weights" and _FETCHING & set(name.lower().split("_")):
-            raise ModelError(
-                f"{builder}: option {name!r} would read or download a file; leave it out and give the spec's `weights`"
-            )
+    if is_trusted(builder) and (fetching := _fetching(options)):
+        raise ModelError(
+            f"{builder:.80}: option {fetching!r:.80} would read or download a file; leave it out and give the spec's "
+            f"`weights`"
+        )
+
+
+def _shown(value: Any) -> str:
+    """The beginning of a value; numbers of thousands of digits cannot even be printed."""
+    return (
+        f"a number of {value.bit_length()} bits" if isinstance(value, int) and abs(value) > MOST else f"{value!r:.80}"
+    )
 
 
 def _is_plain(value: Any, depth: int = 0) -> bool:
-    if value is None or isinstance(value, bool | str | int):
+    if value is None or isinstance(value, bool):
         return True
+    if isinstance(value, int):
+        return abs(value) <= MOST
+    if isinstance(value, str):
+        return len(value) <= MOST_TEXT
     if isinstance(value, float):
         return math.isfinite(value)
     if depth > 8:
         return False
     if isinstance(value, list | tuple):
-        return all(_is_plain(item, depth + 1) for item in value)
+        return len(value) <= MOST_TEXT and all(_is_plain(item, depth + 1) for item in value)
     return isinstance(value, dict) and all(
         isinstance(key, str) and _is_plain(item, depth + 1) for key, item in value.items()
     )
 
 
-def _own(name: str) -> Builder:
-    if name not in _OWN_MODELS:
-        raise _unknown("adasap", name, _OWN_MODELS)
-    build: Builder = getattr(importlib.import_module(f"adasap.models.{_OWN_MODELS[name]}"), name)
-    return build
+def _fetching(value: Any, name: str = "") -> str | None:
+    """The name of an option that would fetch something, at any depth; None if there is none."""
+    if name and value is not None and value is not False and name != "init_weights":
+        words = set(re.split(r"[^a-z0-9]+", name.lower()))
+        if _FETCHING & words or ("path" in words and "drop" not in words):  # drop_path_rate drops layers
+            return name
+    if isinstance(value, Mapping):
+        inner = [(str(key), item) for key, item in value.items()]
+    else:
+        inner = [("", item) for item in value] if isinstance(value, list | tuple) else []
+    return next((found for key, item in inner if (found := _fetching(item, key))), None)
+
+
+def _adasap(name: str) -> Builder:
+    if name not in MODELS:
+        raise _unknown("adasap", name, MODELS)
+    return MODELS.get(name)
 
 
 def _torchvision(name: str) -> Builder:
@@ -129,20 +171,12 @@ def _torchvision(name: str) -> Builder:
         if option in inspect.signature(build).parameters
     }
     plain = partial(_without_fetching, build, fixed)
-    return partial(_detector, plain) if name in _detector_names() else plain
+    kind = next((kind for kind in ADAPTERS if name in models.list_models(module=getattr(models, kind))), None)
+    return plain if kind is None else partial(_adapted, plain, kind)
 
 
-def _detector_names() -> list[str]:
-    from torchvision import models
-
-    names: list[str] = models.list_models(module=models.detection)
-    return names
-
-
-def _detector(build: Builder, **options: Any) -> nn.Module:
-    from adasap.models.detectors import traced
-
-    return traced(build(**options))
+def _adapted(build: Builder, kind: str, **options: Any) -> nn.Module:
+    return ADAPTERS.get(kind)(build(**options))
 
 
 def _timm(name: str) -> Builder:
@@ -157,20 +191,6 @@ def _timm(name: str) -> Builder:
 
 def _without_fetching(build: Builder, fixed: dict[str, Any], **options: Any) -> nn.Module:
     return build(**(options | fixed))
-
-
-def _imported(source: str, name: str) -> Builder:
-    try:
-        module = importlib.import_module(source)
-    except ImportError as error:
-        raise ModelError(
-            f"{source}:{name}: cannot import {source!r} ({error}); run from the folder that holds it, or install it"
-        ) from error
-    build = getattr(module, name, None)
-    if not callable(build):
-        raise _unknown(source, name, [key for key, value in vars(module).items() if callable(value)])
-    found: Builder = build
-    return found
 
 
 def _unknown(source: str, name: str, known: Iterable[str]) -> ModelError:

@@ -58,14 +58,15 @@ class CifarResNet(nn.Module):
     Args:
         num_blocks: n, blocks per stage; the network has 6n + 2 layers with parameters.
         num_classes: Rows of the classifier.
+        in_channels: Of the images.
     Example:
         >>> CifarResNet(3)(torch.zeros(2, 3, 32, 32)).shape
         torch.Size([2, 10])
     """
 
-    def __init__(self, num_blocks: int, num_classes: int = 10) -> None:
+    def __init__(self, num_blocks: int, num_classes: int = 10, in_channels: int = 3) -> None:
         super().__init__()
-        self.conv1 = nn.Conv2d(3, 16, 3, padding=1, bias=False)
+        self.conv1 = nn.Conv2d(in_channels, 16, 3, padding=1, bias=False)
         self.bn1 = nn.BatchNorm2d(16)
         self.layer1 = _stage(16, 16, num_blocks, stride=1)
         self.layer2 = _stage(16, 32, num_blocks, stride=2)
@@ -76,7 +77,7 @@ class CifarResNet(nn.Module):
                 nn.init.kaiming_normal_(module.weight)
 
     def forward(self, x: Tensor) -> Tensor:
-        """float [N, 3, H, W] -> logits [N, num_classes]."""
+        """float [N, C, H, W] -> logits [N, num_classes]."""
         x = F.relu(self.bn1(self.conv1(x)))
         x = self.layer3(self.layer2(self.layer1(x)))
         logits: Tensor = self.linear(torch.flatten(F.adaptive_avg_pool2d(x, 1), 1))
@@ -88,26 +89,26 @@ def _stage(in_channels: int, channels: int, num_blocks: int, stride: int) -> nn.
     return nn.Sequential(first, *(BasicBlock(channels, channels, 1) for _ in range(num_blocks - 1)))
 
 
-def cifar_resnet20(num_classes: int = 10) -> CifarResNet:
+def cifar_resnet20(num_classes: int = 10, in_channels: int = 3) -> CifarResNet:
     """ResNet-20: 269,722 parameters with ten classes."""
-    return CifarResNet(3, num_classes)
+    return CifarResNet(3, num_classes, in_channels)
 
 
-def cifar_resnet32(num_classes: int = 10) -> CifarResNet:
+def cifar_resnet32(num_classes: int = 10, in_channels: int = 3) -> CifarResNet:
     """ResNet-32."""
-    return CifarResNet(5, num_classes)
+    return CifarResNet(5, num_classes, in_channels)
 
 
-def cifar_resnet44(num_classes: int = 10) -> CifarResNet:
+def cifar_resnet44(num_classes: int = 10, in_channels: int = 3) -> CifarResNet:
     """ResNet-44."""
-    return CifarResNet(7, num_classes)
+    return CifarResNet(7, num_classes, in_channels)
 
 
-def cifar_resnet56(num_classes: int = 10) -> CifarResNet:
+def cifar_resnet56(num_classes: int = 10, in_channels: int = 3) -> CifarResNet:
     """ResNet-56: 853,018 parameters with ten classes."""
-    return CifarResNet(9, num_classes)
+    return CifarResNet(9, num_classes, in_channels)
 
 
-def cifar_resnet110(num_classes: int = 10) -> CifarResNet:
+def cifar_resnet110(num_classes: int = 10, in_channels: int = 3) -> CifarResNet:
     """ResNet-110."""
-    return CifarResNet(18, num_classes)
+    return CifarResNet(18, num_classes, in_channels)

@@ -45,11 +45,12 @@ class DigitsNet(nn.Module):
         num_classes: Rows of the head.
         widths: Channels of the stem and first block, and of the blocks at a half and a quarter of that
             resolution.
+        in_channels: Of the images.
     """
 
-    def __init__(self, num_classes: int, widths: Sequence[int]) -> None:
+    def __init__(self, num_classes: int, widths: Sequence[int], in_channels: int = 3) -> None:
         super().__init__()
-        self.conv = nn.Conv2d(3, widths[0], 3, stride=2, padding=1, bias=False)
+        self.conv = nn.Conv2d(in_channels, widths[0], 3, stride=2, padding=1, bias=False)
         self.bn = nn.BatchNorm2d(widths[0])
         inputs = (widths[0], *widths[:-1])
         self.blocks = nn.Sequential(
@@ -61,23 +62,26 @@ class DigitsNet(nn.Module):
         self.head = nn.Linear(widths[-1], num_classes)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Images float [N, 3, H, W] to logits [N, num_classes]."""
+        """Images float [N, C, H, W] to logits [N, num_classes]."""
         x = F.relu(self.bn(self.conv(x)))
         logits: Tensor = self.head(self.blocks(x).mean(dim=(2, 3)))
         return logits
 
 
-def digits_net(num_classes: int = 10, widths: Sequence[int] = (16, 32, 64)) -> DigitsNet:
-    """The demo's dense network for 32 x 32 RGB images.
+def digits_net(num_classes: int = 10, widths: Sequence[int] = (16, 32, 64), in_channels: int = 3) -> DigitsNet:
+    """The demo's dense network for 32 x 32 images.
 
     Raises:
-        ModelError: Unless there is at least one class and every width is positive.
+        ModelError: Unless there is at least one class and channel, and every width is positive.
 
     Example:
         >>> import torch
         >>> digits_net()(torch.zeros(2, 3, 32, 32)).shape
         torch.Size([2, 10])
     """
-    if num_classes < 1 or not widths or min(widths) < 1:
-        raise ModelError(f"num_classes is {num_classes} and widths are {list(widths)}; give numbers of 1 or more")
-    return DigitsNet(num_classes, widths)
+    if min(num_classes, in_channels) < 1 or not widths or min(widths) < 1:
+        raise ModelError(
+            f"num_classes is {num_classes}, widths are {list(widths)} and in_channels is {in_channels}; give numbers "
+            "of 1 or more"
+        )
+    return DigitsNet(num_classes, widths, in_channels)

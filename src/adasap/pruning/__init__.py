@@ -1,18 +1,19 @@
 """Removing channels: cost, budget, schedule, selection, plan, surgery."""
 
-from adasap.pruning.budget import Budget
-from adasap.pruning.candidates import CandidateOptions, draw_candidate
-from adasap.pruning.cost import CostModel, Parameters, amount
+from adasap.pruning.budget import Budget, BudgetOptions, build_cost
+from adasap.pruning.compensate import Compensation, LayerError, compensate_
+from adasap.pruning.cost import COST_MODELS, CostModel, Parameters, amount
 from adasap.pruning.knapsack import KnapsackSolution, solve_knapsack
-from adasap.pruning.latency import Latency, LatencyTable
 from adasap.pruning.macs import MACs
 from adasap.pruning.one_shot import Pruned, prune
-from adasap.pruning.options import BudgetOptions, PruningOptions, build_cost
+from adasap.pruning.options import PruningOptions
 from adasap.pruning.plan import PruningPlan
-from adasap.pruning.preparing import Preparation, PreparingOptions, build_preparation
+from adasap.pruning.protocols import PREPARATIONS, SELECTIONS, Preparation, SelectionMethod
 from adasap.pruning.ranking import Ranking, ranking_classes
 from adasap.pruning.schedule import (
+    PRUNING_SCHEDULES,
     CubicSchedule,
+    EventWindow,
     ExponentialSchedule,
     LinearSchedule,
     OneShotSchedule,
@@ -22,38 +23,39 @@ from adasap.pruning.schedule import (
 )
 from adasap.pruning.select import select_channels
 from adasap.pruning.selection import Selection
-from adasap.pruning.soft_mask import SoftMask
 from adasap.pruning.surgery import apply_plan_
 
 __all__ = [
+    "COST_MODELS",
+    "PREPARATIONS",
+    "PRUNING_SCHEDULES",
+    "SELECTIONS",
     "Budget",
     "BudgetOptions",
-    "CandidateOptions",
+    "Compensation",
     "CostModel",
     "CubicSchedule",
+    "EventWindow",
     "ExponentialSchedule",
     "KnapsackSolution",
-    "Latency",
-    "LatencyTable",
+    "LayerError",
     "LinearSchedule",
     "MACs",
     "OneShotSchedule",
     "Parameters",
     "Preparation",
-    "PreparingOptions",
     "Pruned",
     "PruningOptions",
     "PruningPlan",
     "PruningSchedule",
     "Ranking",
     "Selection",
-    "SoftMask",
+    "SelectionMethod",
     "amount",
     "apply_plan_",
     "build_cost",
-    "build_preparation",
     "build_schedule",
-    "draw_candidate",
+    "compensate_",
     "event_steps",
     "prune",
     "ranking_classes",

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 
+from adasap.errors import ArgumentError, RecipeError
+from adasap.groups.bare import unwrap
 from adasap.groups.group import ChannelGroup, Slot, widths
+from adasap.groups.inputs import ExampleInputs
+from adasap.models.own_code import imported
+from adasap.registry import Registry
 
 
 class CostModel(Protocol):
@@ -23,7 +28,7 @@ class CostModel(Protocol):
     @property
     def dense(self) -> float:
         """The cost of the model this was built on."""
-        ...
+        return self.total({})
 
     def total(self, widths: Mapping[str, float]) -> float:
         """The cost at these widths (group name -> channels); a group that is not named is whole.
@@ -34,7 +39,39 @@ class CostModel(Protocol):
 
     def along(self, widths: Mapping[str, float], group: str, choices: Sequence[int]) -> Tensor:
         """The costs where one group takes each of these widths and the others stay, float64 [choices]."""
-        ...
+        return torch.tensor([self.total({**widths, group: choice}) for choice in choices], dtype=torch.float64)
+
+
+COST_MODELS: Registry[Callable[..., CostModel]] = Registry("cost model", at="adasap.pruning.COST_MODELS")
+"""Name in a budget -> what is called with model, groups and example inputs, and with `cost_options` by keyword."""
+COST_MODELS.register("parameters", "adasap.pruning.cost:count_parameters")
+COST_MODELS.register("macs", "adasap.pruning.macs:MACs")
+COST_MODELS.register("latency", "adasap.profiling.table:latency_cost")
+
+
+def cost_builder(name: str) -> Callable[..., CostModel]:
+    """The registered cost model of that name, or the user's own: `package.module:Class`, whose code runs.
+
+    Raises:
+        RecipeError: If there is none.
+    Example:
+        >>> cost_builder("macs").__name__
+        'MACs'
+        >>> cost_builder("mac")  # doctest: +ELLIPSIS
+        Traceback (most recent call last):
+        adasap.errors.RecipeError: there is no cost model 'mac'; did you mean 'macs'?...
+    """
+    return imported(name, what="cost model", error=RecipeError) if is_own_cost(name) else COST_MODELS.get(name)
+
+
+def is_own_cost(name: str) -> bool:
+    """Whether a name is that of code of the user's, which a stranger's file may not run.
+
+    Example:
+        >>> is_own_cost("mypackage.energy:Energy"), is_own_cost("macs")
+        (True, False)
+    """
+    return ":" in name and name not in COST_MODELS
 
 
 def amount(cost: float) -> str:
@@ -45,6 +82,11 @@ def amount(cost: float) -> str:
         ('1,234,567', '3.142')
     """
     return f"{cost:,.0f}" if cost >= 1000 or cost == int(cost) else f"{cost:.4g}"
+
+
+def count_parameters(model: nn.Module, groups: Sequence[ChannelGroup], example_inputs: ExampleInputs) -> Parameters:
+    """`Parameters` of a model, which no example inputs change."""
+    return Parameters(model, groups)
 
 
 class Parameters:
@@ -60,7 +102,7 @@ class Parameters:
     unit = "parameters"
 
     def __init__(self, model: nn.Module, groups: Sequence[ChannelGroup]) -> None:
-        model = getattr(model, "_orig_mod", model)
+        model = unwrap(model)
         shapes = {name: tuple(p.shape) for name, p in model.named_parameters()}
         self._sum = WidthPolynomial(groups, [Term(1, name, shape) for name, shape in shapes.items()])
         self.dense = int(self._sum.at({}))
@@ -128,7 +170,7 @@ class WidthPolynomial:
         """The sum at these widths; groups that are not named are whole.
 
         Raises:
-            ValueError: For a name that is no group.
+            ArgumentError: For a name that is no group.
         """
         return float(self._at(self._vector(widths).unsqueeze(0)))
 
@@ -140,7 +182,7 @@ class WidthPolynomial:
 
     def _vector(self, widths: Mapping[str, float]) -> Tensor:
         if unknown := widths.keys() - self._whole.keys():
-            raise ValueError(f"no channel group is called {min(unknown)!r}: the cost was built on other groups")
+            raise ArgumentError(f"no channel group is called {min(unknown)!r}: the cost was built on other groups")
         return torch.tensor([widths.get(n, whole) for n, whole in self._whole.items()], dtype=torch.float64)
 
     def _at(self, vectors: Tensor) -> Tensor:

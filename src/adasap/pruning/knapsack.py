@@ -79,7 +79,7 @@ def solve_knapsack(
         floors: Group name -> channels that this group keeps at least.
     Raises:
         BudgetError: If the least widths cost more than the budget.
-        ValueError: If scores are missing, not finite or of the wrong length.
+        ArgumentError: If scores are missing, not finite or of the wrong length.
     Example:
         >>> from torch import nn
         >>> from adasap.groups import trace_groups

@@ -12,8 +12,11 @@ from torch import Tensor
 
 from adasap.errors import PlanError
 from adasap.groups.group import ChannelGroup, fingerprint, prunable
+from adasap.io import parse_json
+from adasap.sealed import sealed, unsealed
 
 FORMAT = "adasap-plan-1"
+MOST_CHANNELS = 10_000_000
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,34 +93,26 @@ class PruningPlan:
         return PruningPlan(kept, num_channels, self.fingerprint)
 
     def to_json(self) -> str:
-        """One JSON object: format, fingerprint, and the kept indices of each group."""
+        """One JSON object: format, fingerprint, the kept indices of each group, and the digest of all that."""
         groups = {
             name: {"num_channels": self.num_channels[name], "kept": indices.tolist()}
             for name, indices in self.kept.items()
         }
-        return json.dumps({"format": FORMAT, "fingerprint": self.fingerprint, "groups": groups})
+        return json.dumps(sealed({"format": FORMAT, "fingerprint": self.fingerprint, "groups": groups}))
 
     @classmethod
     def from_json(cls, text: str | Mapping[str, Any]) -> Self:
-        """Reads what `to_json` wrote, as a string or as the object parsed from it.
+        """Reads what `to_json` wrote, as a string or as the object parsed from it; one without a digest is taken, too.
 
         Raises:
-            PlanError: If it is no plan, or its indices are impossible.
+            PlanError: If it is not a plan, was altered, or its indices are impossible.
         """
         data = _parsed(text)
-        if data.get("format") != FORMAT:
-            raise PlanError(f"not a pruning plan: format is {data.get('format')!r}, wanted {FORMAT!r}")
-        groups, mark = data.get("groups"), data.get("fingerprint")
+        groups, mark = data["groups"], data["fingerprint"]
         if not isinstance(groups, Mapping) or not isinstance(mark, str):
             raise PlanError("not a pruning plan: it needs a `groups` object and a `fingerprint` string")
-        kept, num_channels = {}, {}
-        for name, entry in groups.items():
-            whole = entry.get("num_channels") if isinstance(entry, Mapping) else None
-            indices = entry.get("kept") if isinstance(entry, Mapping) else None
-            if type(whole) is not int or not isinstance(indices, list) or any(type(i) is not int for i in indices):
-                raise PlanError(f"group {name!r} of the plan needs an integer num_channels and a list of integers kept")
-            kept[str(name)], num_channels[str(name)] = torch.tensor(indices, dtype=torch.int64), whole
-        return cls(kept, num_channels, mark)
+        kept = {name: _indices(name, entry) for name, entry in groups.items()}
+        return cls(kept, {name: entry["num_channels"] for name, entry in groups.items()}, mark)
 
     def summary(self) -> str:
         """One line per group that loses channels, and a last line with the sum.
@@ -134,15 +129,32 @@ class PruningPlan:
 
 
 def _parsed(text: str | Mapping[str, Any]) -> Mapping[str, Any]:
-    if isinstance(text, Mapping):
-        return text
-    try:
-        data = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise PlanError(f"not a pruning plan: it is no JSON ({error})") from error
-    if not isinstance(data, dict):
+    """The plan's object, its digest and its keys checked."""
+    data = parse_json(text, where="the pruning plan", error=PlanError) if isinstance(text, str) else text
+    if not isinstance(data, Mapping):
         raise PlanError(f"not a pruning plan: wanted a JSON object, got {type(data).__name__}")
-    return data
+    if data.get("format") != FORMAT:
+        raise PlanError(f"not a pruning plan: format is {str(data.get('format'))[:40]!r}, wanted {FORMAT!r}")
+    plain = unsealed(data, where="the pruning plan", error=PlanError, remedy="make it again", needs_digest=False)
+    if plain.keys() != {"format", "fingerprint", "groups"}:
+        found = ", ".join(str(key)[:40] for key in list(plain)[:20])
+        raise PlanError(f"not a pruning plan: wanted the keys format, fingerprint and groups, found {found}")
+    return plain
+
+
+def _indices(name: Any, entry: Any) -> Tensor:
+    """The kept channels of a group, int64 [k]."""
+    whole, indices = (entry.get(key) if isinstance(entry, Mapping) else None for key in ("num_channels", "kept"))
+    whole_numbers = isinstance(indices, list) and all(type(index) is int for index in indices)
+    if not isinstance(name, str) or type(whole) is not int or not isinstance(indices, list) or not whole_numbers:
+        raise PlanError(f"group {name!r} of the plan needs an integer num_channels and a list of integers kept")
+    if len(entry) != 2 or not 0 < whole <= MOST_CHANNELS:
+        raise PlanError(
+            f"group {name!r} of the plan has num_channels {str(whole)[:20]} and the keys {', '.join(map(str, entry))}; "
+            f"wanted 1 to {MOST_CHANNELS:,} channels and the keys num_channels and kept alone"
+        )
+    bounded = [min(max(index, -1), whole) for index in indices]  # what is out of range stays so, and fits int64
+    return torch.tensor(bounded, dtype=torch.int64)
 
 
 def _check_indices(name: str, indices: Tensor, num_channels: int) -> None:

@@ -12,25 +12,31 @@ from adasap.errors import ModelError, TraceError
 from adasap.groups.check import cut_matches_mask
 from adasap.groups.exported import evaluating
 from adasap.groups.group import ChannelGroup
+from adasap.groups.inputs import Arguments, ExampleInputs, as_arguments
 from adasap.pruning.plan import PruningPlan
 
 MAX_MASK_ERROR = 1e-3
 """Largest relative float32 difference between a cut model and the masked one that is taken for rounding."""
 
 
-def probe_images(example_inputs: Tensor, *, seed: int, count: int = 8) -> Tensor:
-    """Random images around an example, always the same ones, float [count, ...] on its device.
+def probe_images(example_inputs: ExampleInputs, *, seed: int, count: int = 8) -> Arguments:
+    """Random images around an example, always the same ones: `count` rows on its device; whole numbers stay.
 
     Example:
-        >>> probe_images(torch.zeros(1, 3, 8, 8), seed=0).shape
+        >>> probe_images(torch.zeros(1, 3, 8, 8), seed=0).tensors[0].shape
         torch.Size([8, 3, 8, 8])
     """
-    inputs = example_inputs[:1].expand(count, *example_inputs.shape[1:])
-    return inputs + torch.randn(inputs.shape, generator=torch.Generator().manual_seed(seed)).to(inputs)
+    generator = torch.Generator().manual_seed(seed)
+
+    def drawn(tensor: Tensor) -> Tensor:
+        return tensor + torch.randn(tensor.shape, generator=generator).to(tensor)
+
+    rows = as_arguments(example_inputs).rows(1).rows(count)
+    return rows.map(lambda tensor: drawn(tensor) if tensor.is_floating_point() else tensor)
 
 
 def require_cut(
-    dense: nn.Module, cut: nn.Module, groups: Sequence[ChannelGroup], plan: PruningPlan, images: Tensor
+    dense: nn.Module, cut: nn.Module, groups: Sequence[ChannelGroup], plan: PruningPlan, images: ExampleInputs
 ) -> float:
     """How far the cut model is from the dense one with the same channels masked, relative to its largest output.
 
@@ -39,7 +45,7 @@ def require_cut(
         cut: The model after it.
         groups: Those of the dense model.
         plan: What was kept of them.
-        images: A batch on the models' device.
+        images: A batch on the models' device, or the arguments of forward.
     Raises:
         TraceError: If they differ by more than rounding.
         ModelError: If the dense model's outputs are not finite or all zero, so that nothing can be told.
@@ -48,7 +54,7 @@ def require_cut(
     if error <= MAX_MASK_ERROR:
         return error
     with evaluating(dense), torch.no_grad():
-        outputs = [t for t in tree_leaves(dense(images)) if isinstance(t, Tensor)]
+        outputs = [t for t in tree_leaves(as_arguments(images).call(dense)) if isinstance(t, Tensor)]
     if not all(bool(t.isfinite().all()) for t in outputs) or not any(bool(t.any()) for t in outputs):
         raise ModelError(
             "the model's outputs on random images are not finite or all zero, so its cut cannot be compared with the "

@@ -8,6 +8,7 @@ from typing import Literal
 
 from torch import Tensor, nn
 
+from adasap.groups.bare import unwrap
 from adasap.groups.group import ChannelGroup, Slot
 
 Ranking = Literal["global", "uniform", "isomorphic"]
@@ -36,7 +37,7 @@ def ranking_classes(ranking: Ranking, model: nn.Module, groups: Sequence[Channel
         return None
     if ranking == "uniform":
         return {group.name: group.name for group in groups}
-    model = getattr(model, "_orig_mod", model)
+    model = unwrap(model)
     tensors = dict(model.named_parameters()) | dict(model.named_buffers())
     first: dict[frozenset[tuple[object, int]], str] = {}
     return {group.name: first.setdefault(_kinds(group, model, tensors), group.name) for group in groups}

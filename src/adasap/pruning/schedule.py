@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from adasap.errors import RecipeError, suggestion
+from adasap.errors import RecipeError
+from adasap.registry import Registry
 
 
 class PruningSchedule(Protocol):
@@ -123,12 +125,17 @@ class OneShotSchedule(EventWindow):
         return kept if _part(event, events) > 0 else 1.0
 
 
-SCHEDULES: dict[str, type[ExponentialSchedule | CubicSchedule | LinearSchedule | OneShotSchedule]] = {
-    "exponential": ExponentialSchedule,
-    "cubic": CubicSchedule,
-    "linear": LinearSchedule,
-    "one_shot": OneShotSchedule,
-}
+PRUNING_SCHEDULES: Registry[Callable[..., PruningSchedule]] = Registry(
+    "pruning schedule",
+    {
+        "exponential": ExponentialSchedule,
+        "cubic": CubicSchedule,
+        "linear": LinearSchedule,
+        "one_shot": OneShotSchedule,
+    },
+    at="adasap.pruning.PRUNING_SCHEDULES",
+)
+"""Known under `pruning.schedule`; one of your own is an `EventWindow` with a `kept_after` of its own."""
 
 
 def build_schedule(name: str, **options: Any) -> PruningSchedule:
@@ -137,11 +144,9 @@ def build_schedule(name: str, **options: Any) -> PruningSchedule:
     Raises:
         RecipeError: For an unknown name, or an impossible window.
     """
-    if name not in SCHEDULES:
-        raise RecipeError(f"no pruning schedule is called {name!r}; {suggestion(name, SCHEDULES)}")
     if name == "one_shot":
         options = {**options, "events": 1}
-    return SCHEDULES[name](**options)
+    return PRUNING_SCHEDULES.get(name)(**options)
 
 
 def _part(event: int, events: int) -> float:

@@ -8,7 +8,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from adasap.errors import BudgetError
+from adasap.checks import whole_number
+from adasap.errors import ArgumentError, BudgetError
 from adasap.groups.group import ChannelGroup, Scores, fingerprint, prunable, widths
 from adasap.pruning.budget import Budget
 from adasap.pruning.cost import amount
@@ -49,7 +50,7 @@ def select_channels(
         The plan, in the groups' indices; it keeps everything if the budget is met already.
     Raises:
         BudgetError: If the budget cannot be met.
-        ValueError: If scores are missing, not finite or of the wrong length, or an option is out of range.
+        ArgumentError: If scores are missing, not finite or of the wrong length, or an option is out of range.
     """
     candidates = prunable(groups)
     least = least_widths(candidates, min_channels, multiple_of, floors or {})
@@ -110,24 +111,28 @@ class _Ranking:
 def least_widths(
     groups: Sequence[ChannelGroup], min_channels: int, multiple_of: int, floors: Mapping[str, int]
 ) -> dict[str, int]:
-    if min_channels < 1 or multiple_of < 1:
-        raise ValueError(f"min_channels and multiple_of are at least 1, got {min_channels} and {multiple_of}")
+    whole_number(min_channels, "min_channels", least=1)
+    whole_number(multiple_of, "multiple_of", least=1)
     if unknown := floors.keys() - {g.name for g in groups}:
-        raise ValueError(f"floors name {min(unknown)!r}, which is no group that can be pruned")
+        raise ArgumentError(f"floors name {min(unknown)!r}, which is no group that can be pruned")
     return {g.name: min(g.num_channels, max(min_channels, floors.get(g.name, 1))) for g in groups}
 
 
 def checked_scores(scores: Scores, group: ChannelGroup) -> Tensor:
+    if not isinstance(scores, Mapping) or not isinstance(scores.get(group.name, torch.empty(0)), Tensor):
+        raise ArgumentError(
+            "scores map the name of each group to a tensor; adasap.score(criterion, model, groups) does"
+        )
     if group.name not in scores:
-        raise ValueError(f"no scores for group {group.name!r}, which can be pruned: score all groups of the model")
+        raise ArgumentError(f"no scores for group {group.name!r}, which can be pruned: score all groups of the model")
     values = scores[group.name].detach().to("cpu", torch.float64)
     if values.shape != (group.num_channels,):
-        raise ValueError(
+        raise ArgumentError(
             f"scores of group {group.name!r} have shape {tuple(values.shape)}, wanted ({group.num_channels},)"
         )
     if not bool(values.isfinite().all()):
         bad = int((~values.isfinite()).sum())
-        raise ValueError(
+        raise ArgumentError(
             f"scores of group {group.name!r} are not finite for {bad} of {group.num_channels} channels: "
             f"look for weights or gradients that overflowed"
         )
@@ -156,7 +161,9 @@ def _by_fraction(
     members: dict[str, list[int]] = {}
     for index, group in enumerate(candidates):
         if group.name not in classes:
-            raise ValueError(f"no class for group {group.name!r}, which can be pruned: class all groups of the model")
+            raise ArgumentError(
+                f"no class for group {group.name!r}, which can be pruned: class all groups of the model"
+            )
         members.setdefault(classes[group.name], []).append(index)
     result = list(ranked)
     for indices in members.values():
@@ -218,8 +225,21 @@ def _impossible(
     return BudgetError(
         f"cannot reach {amount(budget.limit)} {unit}: keeping min_channels={min_channels}{step} in each of "
         f"{len(candidates)} groups{whole} still costs {amount(cost.total(smallest))} of {amount(cost.dense)}"
-        f"{_frozen_because(groups)}; raise the budget or lower {options}"
+        f"{_frozen_because(groups)}{_bound_together(candidates)}; raise the budget or lower {options}"
+        f"{_percentage(budget.limit)}"
     )
+
+
+def _bound_together(groups: Sequence[ChannelGroup]) -> str:
+    """Groups of one unit of several channels, which could only go as a whole; empty if there are none."""
+    sizes = {g.name: max(slot.positions.shape[1] for slot in g.slots) for g in groups if g.num_channels == 1}
+    bound = [f"these {size} channels of {name} can only go together" for name, size in sizes.items() if size > 1]
+    more = f", and {len(bound) - 3} more such groups" if len(bound) > 3 else ""
+    return f"; {'; '.join(bound[:3])}{more}, so they stay" if bound else ""
+
+
+def _percentage(limit: float) -> str:
+    return f"; a fraction is at most 1: {limit:g} % is {limit / 100:g}" if 1 < limit <= 100 else ""
 
 
 def _frozen_because(groups: Sequence[ChannelGroup]) -> str:

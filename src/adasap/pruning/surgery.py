@@ -9,11 +9,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
-from torch.optim.swa_utils import AveragedModel
 
+from adasap.convolutions import guard_convolutions
 from adasap.errors import PlanError
 from adasap.groups.cutting import cut_, cut_tensor, kept_masks, named_tensors
 from adasap.groups.group import ChannelGroup, fingerprint
+from adasap.groups.materialise import plain_model
+from adasap.groups.past import Groups, past_with, remember
 from adasap.pruning.plan import PruningPlan
 
 
@@ -25,7 +27,7 @@ def apply_plan_(
     optimizer: Optimizer | None = None,
     companions: Sequence[nn.Module] = (),
     carried: Sequence[dict[str, Tensor]] = (),
-) -> tuple[ChannelGroup, ...]:
+) -> Groups:
     """Cuts weights, gradients, buffers, optimizer state and companions in place; everything else keeps its
     object.
 
@@ -44,18 +46,20 @@ def apply_plan_(
         carried: Parameter name -> tensor of its shape, such as gradients of the step before; each tensor is replaced
             in its dictionary by its cut.
     Returns:
-        The groups in the indices of the cut model, for the next event.
+        The groups in the indices of the cut model, for the next event. They carry the plan of all cuts, as does the
+        model, so that `adasap.save(path, model, groups=groups)` needs nothing else.
     Raises:
         PlanError: If the plan is for other groups, the groups for another model, or optimizer state has a shape
             that cannot be cut. Nothing was changed then.
     """
+    guard_convolutions()  # the loop that trains the cut model may be the caller's own
     if plan.fingerprint != fingerprint(groups):
         raise PlanError(
             "the plan was made for other groups (the fingerprints differ): apply a plan to the groups it was "
             "selected from, a composed one to those of the dense model"
         )
-    bare = unwrapped(model)
-    twins = {f"companions[{i}]": unwrapped(companion) for i, companion in enumerate(companions)}
+    bare = plain_model(model)
+    twins = {f"companions[{i}]": plain_model(companion) for i, companion in enumerate(companions)}
     _require_fit(bare, groups, "the model")
     by_name = _masks_by_name(kept_masks(bare, groups, plan.kept))
     for title, twin in twins.items():
@@ -63,6 +67,7 @@ def apply_plan_(
         _require_same_shapes(bare, twin, by_name, title)
     _require_carried_fit(bare, carried)
     state_cuts = _plan_state_cuts(optimizer, bare, by_name) if optimizer is not None else []
+    past = past_with(bare, groups)
     for cut in state_cuts:
         cut.state[cut.key] = cut_tensor(cut.state[cut.key], cut.masks)
     for tensors in carried:
@@ -71,18 +76,10 @@ def apply_plan_(
         cut_(twin, groups, plan.kept)
     after = cut_(bare, groups, plan.kept)
     _renew_accumulators_(parameter for name, parameter in bare.named_parameters() if name in by_name)
-    return after
-
-
-def unwrapped(model: nn.Module) -> nn.Module:
-    """The module whose names the slots use, inside `torch.compile`, averaging and data-parallel wrappers."""
-    while True:
-        if isinstance(inner := getattr(model, "_orig_mod", None), nn.Module):
-            model = inner
-        elif isinstance(model, (AveragedModel, nn.DataParallel, nn.parallel.DistributedDataParallel)):
-            model = model.module
-        else:
-            return model
+    past = past.then(plan.kept, after)
+    for module in (bare, *twins.values()):
+        remember(module, past)
+    return Groups(after, past)
 
 
 @dataclass(frozen=True, eq=False)

@@ -2,22 +2,16 @@
 
 from adasap.report.environment import environment
 from adasap.report.files import PAGE
-from adasap.report.profile import Latency, Profile, measure_latency, profile_models
-from adasap.report.robustness_table import robustness_tables
 from adasap.report.summary import corruption_table, gap_table, profile_table, stage_table
-from adasap.report.table import Table
+from adasap.report.table import Shown, Table
 
 __all__ = [
     "PAGE",
-    "Latency",
-    "Profile",
+    "Shown",
     "Table",
     "corruption_table",
     "environment",
     "gap_table",
-    "measure_latency",
-    "profile_models",
     "profile_table",
-    "robustness_tables",
     "stage_table",
 ]

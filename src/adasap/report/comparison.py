@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -9,8 +10,11 @@ import torch
 from torch import Tensor
 
 from adasap.errors import DataError, suggestion
+from adasap.evaluation import SuiteResult
+from adasap.evaluation.statistics import Interval, bootstrap_mean
+from adasap.metric import Metric
+from adasap.report.format import gain_of
 from adasap.report.run_data import Model, RunData, role_of
-from adasap.robustness import Interval, SuiteResult, bootstrap_mean
 
 RESAMPLES = 2000
 """Bootstrap resamples of every interval here."""
@@ -22,8 +26,8 @@ class Change:
 
     Attributes:
         quantity: Such as `parameters` or a suite's name.
-        unit: `%` for scores, which are fractions; `ms` for latency, whose ends are the median and the 95th percentile;
-            empty for counts.
+        unit: The metric's for scores, `%` for fractions; `ms` for latency, whose ends are the median and the 95th
+            percentile; empty for counts.
         role: `size` and `latency` shall fall; `clean`, `corrupted` and `shifted` are scores.
         difference: After minus before, paired over images; None where nothing is resampled.
     """
@@ -35,10 +39,18 @@ class Change:
     after: Interval
     difference: Interval | None = None
 
+    @property
+    def is_score(self) -> bool:
+        """Whether it is in the unit of the metric, and its direction."""
+        return self.role in ("clean", "corrupted", "shifted")
+
 
 @dataclass(frozen=True)
 class Gain:
-    """Score of a run minus its baseline's on one corruption, mean over severities, paired over images."""
+    """Score of a run minus its baseline's on one corruption, mean over severities, paired over images.
+
+    Where the metric is better when it is lower, a negative difference is the gain (`adasap.report.format.gain_of`).
+    """
 
     corruption: str
     score: float
@@ -48,7 +60,7 @@ class Gain:
 
 @dataclass(frozen=True)
 class Point:
-    """One model in the trade-off; scores are fractions, `corrupted_line` is clean x the dense model's ratio."""
+    """One model in the trade-off; `corrupted_line` is its clean score x the dense model's ratio."""
 
     name: str
     model: Model
@@ -70,6 +82,7 @@ class Comparison:
         changes: Run -> before and after.
         gains: Run -> gain per corruption.
         points: The models of the trade-off.
+        metric: What every score is.
     """
 
     runs: tuple[RunData, ...]
@@ -77,6 +90,7 @@ class Comparison:
     changes: dict[str, list[Change]]
     gains: dict[str, list[Gain]]
     points: list[Point]
+    metric: Metric
 
 
 def compare_runs(runs: Sequence[RunData], baseline: str = "dense") -> Comparison:
@@ -85,12 +99,14 @@ def compare_runs(runs: Sequence[RunData], baseline: str = "dense") -> Comparison
     Args:
         baseline: What gains are measured from: a run's name, or `dense`; that run itself is measured from dense.
     Raises:
-        DataError: For a name that no run has, or scores that cannot be paired with the baseline's.
+        DataError: For a name that no run has, runs of different metrics, or scores that cannot be paired with the
+            baseline's.
     """
     base = next((run for run in runs if run.name == baseline), None)
     if base is None and baseline != "dense":
         known = ["dense", *(run.name for run in runs)]
         raise DataError(f"--baseline {baseline!r} is none of the runs; {suggestion(baseline, known)}")
+    metric = _one_metric(runs)
     bases = {run.name: None if run is base else base for run in runs}
     return Comparison(
         runs=tuple(runs),
@@ -98,7 +114,19 @@ def compare_runs(runs: Sequence[RunData], baseline: str = "dense") -> Comparison
         changes={run.name: changes(run) for run in runs},
         gains={run.name: gains(run, bases[run.name]) for run in runs},
         points=points(runs),
+        metric=metric,
     )
+
+
+def _one_metric(runs: Sequence[RunData]) -> Metric:
+    first, *others = runs
+    for other in others:
+        if other.task.metric != first.task.metric:
+            raise DataError(
+                f"{first.name} was scored by {first.task.metric.label} ({first.task.name}), {other.name} by "
+                f"{other.task.metric.label} ({other.task.name}), which cannot be compared; give runs of one task"
+            )
+    return first.task.metric
 
 
 def changes(run: RunData) -> list[Change]:
@@ -117,7 +145,7 @@ def changes(run: RunData) -> list[Change]:
         old = run.scores("dense")[name]
         was, now = old.per_image(), result.per_image()
         ends = mean_of(was), mean_of(now)
-        found.append(Change(name, "%", role_of(result), *ends, difference_of(now, was)))
+        found.append(Change(name, run.task.metric.unit, role_of(result), *ends, difference_of(now, was)))
     return found
 
 
@@ -133,23 +161,13 @@ def gains(run: RunData, baseline: RunData | None = None) -> list[Gain]:
         return []
     mine, theirs = run.scores("compressed")[suite], others[suite]
     found = []
-    for corruption, cells in by_corruption(mine).items():
+    for corruption, cells in mine.by_corruption().items():
         common = [cell for cell in cells if cell in theirs.cells]
-        if common:
+        if corruption and common:
             ours, base = (torch.stack([r.cells[c] for c in common]).mean(dim=0) for r in (mine, theirs))
             difference = difference_of(ours, base, where=f"{run.name} and {baseline.name if baseline else 'dense'}")
             found.append(Gain(corruption, ours.mean().item(), base.mean().item(), difference))
-    return sorted(found, key=lambda gain: -gain.difference.value)
-
-
-def by_corruption(result: SuiteResult) -> dict[str, list[str]]:
-    """Corruption -> its cells, `CORRUPTION/SEVERITY`."""
-    found: dict[str, list[str]] = {}
-    for cell in result.cells:
-        corruption, slash, _ = cell.rpartition("/")
-        if slash:
-            found.setdefault(corruption, []).append(cell)
-    return found
+    return sorted(found, key=lambda gain: -gain_of(gain.difference, run.task.metric).value)
 
 
 def points(runs: Sequence[RunData]) -> list[Point]:
@@ -172,13 +190,16 @@ def points(runs: Sequence[RunData]) -> list[Point]:
 
 
 def extra_metrics(run: RunData) -> list[tuple[str, str, float, float]]:
-    """Suite, metric, its mean over the cells for dense and compressed: whatever is reported beside the score."""
+    """Suite, metric, its mean over the cells for dense and compressed: what is reported beside the score.
+
+    The label of the worst class is no quantity and has no mean.
+    """
     found = []
     for suite, after in run.scores("compressed").items():
         before = run.scores("dense")[suite]
         for metric in next(iter(after.metrics.values()), {}):
             values = [_mean_metric(result, metric) for result in (before, after)]
-            beside = metric not in ("accuracy", "map50") and ":" not in metric  # a colon stands before a class
+            beside = metric not in (run.task.metric.key, "worst_class") and ":" not in metric  # a colon: of one class
             if beside and values[0] is not None and values[1] is not None:
                 found.append((suite, metric, values[0], values[1]))
     return found
@@ -226,7 +247,7 @@ def _same(dense: Point, other: Point) -> bool:
 
 def _mean_metric(result: SuiteResult, metric: str) -> float | None:
     values = [cell[metric] for cell in result.metrics.values() if isinstance(cell.get(metric), int | float)]
-    return sum(values) / len(values) if values else None
+    return sum(values) / len(values) if values and all(map(math.isfinite, values)) else None
 
 
 def _exact(value: float) -> Interval:

@@ -9,6 +9,9 @@ from typing import Any
 
 import torch
 
+from adasap import processor
+from adasap.convolutions import fewest_channels
+
 PACKAGES = ("adasap", "torch", "torchvision", "timm", "accelerate", "safetensors", "numpy")
 
 
@@ -22,7 +25,15 @@ def environment() -> dict[str, Any]:
         "cpu_count": os.cpu_count(),
         "torch_threads": torch.get_num_threads(),
         "gpu": gpu,
+        "processor": processor.describe(),
+        "guarded_convolutions": guarded_convolutions(),
     }
+
+
+def guarded_convolutions() -> str | None:
+    """The convolutions whose weight gradients are computed another way, because this processor's own are wrong."""
+    fewest = fewest_channels()
+    return f"1x1, stride 2 or more, fewer than {fewest} input channels" if fewest else None
 
 
 def _version(name: str) -> str | None:

@@ -6,11 +6,12 @@ Colours are names of CSS variables, `var(--ink)`; the page fills in those of the
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import plotly.graph_objects as go
 
+from adasap.metric import Metric
 from adasap.report.table import Table
 
 NUM_COLOURS = 7
@@ -90,6 +91,11 @@ def styled(plot: go.Figure, *, height: int, **layout: Any) -> go.Figure:
 def spaced(name: str) -> str:
     """A corruption's name as a label."""
     return escaped(name.replace("_", " "))
+
+
+def plotted(metric: Metric) -> Metric:
+    """A metric whose label and unit Plotly shows as they are."""
+    return replace(metric, label=escaped(metric.label), unit=escaped(metric.unit))
 
 
 def escaped(text: str) -> str:

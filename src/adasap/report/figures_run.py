@@ -2,45 +2,52 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from adasap.report.figures import SYMBOLS, Figure, escaped, styled
-from adasap.report.run_data import RunData, Width, measure_of
+from adasap.report.figures import SYMBOLS, Figure, escaped, plotted, styled
+from adasap.report.format import axis_title, in_unit, score_number, unit_bracket
+from adasap.report.run_data import RunData, Width
 from adasap.report.table import Table
 
 MAX_POINTS = 400
 """Points of a curve on the page; longer runs are averaged over stretches of steps."""
 
-ROWS = ("loss", "loss gap", "kept cost", "score (%)")
-
 
 def run_curves(run: RunData, key: str) -> Figure:
-    """Loss, loss gap, kept cost and scores over steps, with the three steps of the method shaded."""
-    plot = make_subplots(rows=len(ROWS), cols=1, shared_xaxes=True, vertical_spacing=0.055)
+    """Loss, loss gap, kept cost and scores over steps, with the three steps of the method shaded; with a budget of loss
+    also the factor of the radii."""
     steps = run.of_kind("step")
-    for row, field in ((1, "loss"), (2, "gap")):
-        x, y = averaged([(s["step"], s[field]) for s in steps])
-        line = {"width": 1.6, "color": f"var(--c{row - 1})"}
-        hover = "step %{x}: %{y:.4f}<extra>" + ROWS[row - 1] + "</extra>"
-        plot.add_trace(go.Scatter(x=x, y=y, mode="lines", line=line, hovertemplate=hover, showlegend=False), row, 1)
-    for trace in (*_costs(run), *_limits(run)):
-        plot.add_trace(trace, 3, 1)
-    for trace in _scores(run):
-        plot.add_trace(trace, 4, 1)
-    styled(plot, height=760, hovermode="closest")
-    for row, title in enumerate((*ROWS[:3], f"{measure_of(run)} (%)"), start=1):
-        unit = next((f" ({record['unit']})" for record in run.of_kind("prune")), "")
-        plot.update_yaxes(title_text=title + (unit if title == "kept cost" else ""), row=row, col=1)
-    plot.update_yaxes(rangemode="tozero", row=3, col=1)
-    plot.update_xaxes(title_text="training step", row=len(ROWS), col=1)
+    unit = next((f" ({record['unit']})" for record in run.of_kind("prune")), "")
+    rows: dict[str, Sequence[go.Scatter]] = {
+        "loss": [_curve(steps, "loss", "loss", "--c0")],
+        "loss gap": [
+            _curve(steps, "gap", "loss gap", "--c1"),
+            *(
+                [_curve(steps, "linear_rise", "gap if the loss were linear", "--muted")]
+                if _any(steps, "linear_rise")
+                else []
+            ),
+        ],
+    }
+    if _any(steps, "radius_factor"):
+        rows["factor of radii"] = [_curve(steps, "radius_factor", "factor of the radii", "--c1")]
+    rows |= {f"kept cost{unit}": [*_costs(run), *_limits(run)], axis_title(plotted(run.task.metric)): _scores(run)}
+    plot = make_subplots(rows=len(rows), cols=1, shared_xaxes=True, vertical_spacing=0.22 / len(rows))
+    for row, (title, traces) in enumerate(rows.items(), start=1):
+        for trace in traces:
+            plot.add_trace(trace, row, 1)
+        plot.update_yaxes(title_text=title, row=row, col=1)
+    styled(plot, height=190 * len(rows), hovermode="closest")
+    plot.update_yaxes(rangemode="tozero", row=len(rows) - 1, col=1)
+    plot.update_xaxes(title_text="training step", row=len(rows), col=1)
     plot.update_xaxes(range=[0, max([step["step"] for step in steps], default=1) * 1.01])
     _shade(plot, run)
-    rows = [
-        [r["stage"], str(r["step"]), *(f"{100 * score:.1f}" for score in r["scores"].values())]
+    cells = [
+        [r["stage"], str(r["step"]), *(score_number(score, run.task.metric) for score in r["scores"].values())]
         for r in run.of_kind("stage")
     ]
     suites = list(run.scores("compressed"))
@@ -48,11 +55,23 @@ def run_curves(run: RunData, key: str) -> Figure:
         key=key,
         title="The run",
         caption="Shaded: warm-up, pruning, fine-tuning. The loss gap is the loss at the perturbed weights minus the "
-        "loss: how sharp the minimum is; empty where nothing is perturbed. Dashes are the budget of each pruning "
-        "event.",
+        "loss: how sharp the minimum is; empty where nothing is perturbed. Grey, where it was recorded: the gap "
+        "if the loss were linear. Dashes are the budget of each pruning event.",
         plot=plot,
-        table=Table(["stage", "step", *(f"{suite} (%)" for suite in suites)], rows),
+        table=Table(["stage", "step", *(f"{suite}{unit_bracket(run.task.metric)}" for suite in suites)], cells),
     )
+
+
+def _any(steps: Sequence[Mapping[str, Any]], field: str) -> bool:
+    """Whether some step has a value of this field, which records of earlier versions have not."""
+    return any(step.get(field) is not None for step in steps)
+
+
+def _curve(steps: Sequence[Mapping[str, Any]], field: str, name: str, colour: str) -> go.Scatter:
+    x, y = averaged([(step["step"], step.get(field)) for step in steps])
+    line = {"width": 1.6, "color": f"var({colour})"}
+    hover = f"step %{{x}}: %{{y:.4f}}<extra>{name}</extra>"
+    return go.Scatter(x=x, y=y, mode="lines", line=line, hovertemplate=hover, showlegend=False)
 
 
 def averaged(points: Sequence[tuple[int, float | None]]) -> tuple[list[int], list[float]]:
@@ -102,20 +121,21 @@ def _limits(run: RunData) -> list[go.Scatter]:
 
 
 def _scores(run: RunData) -> list[go.Scatter]:
-    stages, traces = run.of_kind("stage"), []
+    stages, metric, traces = run.of_kind("stage"), plotted(run.task.metric), []
+    precision = ".1f" if metric.unit == "%" else ".3g"
     for index, suite in enumerate(run.scores("compressed")):
         seen = [r for r in stages if suite in r["scores"]]
         traces.append(
             go.Scatter(
                 x=[r["step"] for r in seen],
-                y=[100 * r["scores"][suite] for r in seen],
+                y=[in_unit(r["scores"][suite], metric) for r in seen],
                 mode="lines+markers",
                 name=escaped(suite),
                 line={"width": 1.6, "color": f"var(--c{(index + 3) % 7})"},
                 marker={"size": 8, "symbol": SYMBOLS[index % len(SYMBOLS)]},
                 cliponaxis=False,
                 text=[r["stage"] for r in seen],
-                hovertemplate="%{text}: %{y:.1f} %<extra>" + escaped(suite) + "</extra>",
+                hovertemplate=f"%{{text}}: %{{y:{precision}}} {metric.unit}<extra>{escaped(suite)}</extra>",
             )
         )
     return traces

@@ -7,84 +7,98 @@ from typing import Any
 
 import plotly.graph_objects as go
 
-from adasap.report.comparison import Gain, Point, by_corruption
-from adasap.report.figures import Figure, View, escaped, series, spaced, styled
-from adasap.report.files import points_text, value_text
-from adasap.report.run_data import RunData, measure_of
-from adasap.report.table import Table
-from adasap.robustness import SuiteResult
-
-X_VIEWS = (
-    ("clean {}", "clean {} (%)"),
-    ("parameters", "parameters"),
-    ("MACs", "multiply-accumulates of one image"),
-    ("latency", "latency of one image (ms, median)"),
+from adasap.evaluation import Cell, SuiteResult
+from adasap.evaluation.statistics import Interval
+from adasap.metric import Metric
+from adasap.report.comparison import Gain, Point
+from adasap.report.figures import Figure, View, escaped, plotted, series, spaced, styled
+from adasap.report.format import (
+    axis_title,
+    difference_number,
+    difference_unit,
+    gain_of,
+    in_unit,
+    score_interval,
+    score_number,
+    score_text,
+    unit_bracket,
+    value_text,
 )
+from adasap.report.run_data import RunData
+from adasap.report.table import Table
+
+SIZES = {
+    "parameters": "parameters",
+    "MACs": "multiply-accumulates of one image",
+    "latency": "latency of one image (ms, median)",
+}
+"""What scores are seen against beside the clean one -> title of that axis."""
 
 
-def trade_off(points: Sequence[Point], recipes: dict[str, str], measure: str = "accuracy") -> Figure:
-    """Corrupted against clean score; and both against parameters, MACs and latency.
+def trade_off(points: Sequence[Point], recipes: dict[str, str], metric: Metric) -> Figure:
+    """Corrupted against clean score; and both against parameters, MACs and latency. Better is up and to the right.
 
     Args:
         points: The models.
         recipes: Run -> a few lines about its recipe, shown on hover.
-        measure: What the scores are called.
+        metric: What the scores are.
     """
-    plot, shown = go.Figure(), []
-    for place, (label, _) in enumerate(X_VIEWS):
-        traces = _traces(points, label, recipes)
+    plot, shown, drawn = go.Figure(), [], plotted(metric)
+    for place, x in enumerate(("", *SIZES)):
+        traces = _traces(points, x, recipes, drawn)
         for trace in traces:
             plot.add_trace(trace.update(visible=place == 0))
         shown += [place] * len(traces)
     styled(plot, height=460, hovermode="closest")
-    plot.update_xaxes(title_text=X_VIEWS[0][1].format(measure), showline=True)
-    plot.update_yaxes(title_text=f"corrupted {measure} (%)", showline=True)
+    better = True if metric.higher_is_better else "reversed"
+    plot.update_xaxes(title_text=f"clean {axis_title(drawn)}", showline=True, autorange=better)
+    plot.update_yaxes(title_text=f"corrupted {axis_title(drawn)}", showline=True, autorange=better)
+    lower = "" if metric.higher_is_better else f" Lower {metric.label} is better, so its axes are turned round."
     return Figure(
         key="trade-off",
         title="The trade-off",
         caption="Bars are 95 % intervals over test images. On the dashed line, robustness falls exactly as fast as "
-        f"clean {measure}; a model above it kept more of its robustness than of its clean {measure}. Point "
-        "at a model for its recipe.",
+        f"clean {metric.label}; a model above it kept more of its robustness than of its clean {metric.label}. Point "
+        f"at a model for its recipe.{lower}",
         plot=plot,
-        table=_points_table(points),
-        views=tuple(_trade_off_view(place, shown, measure) for place in range(len(X_VIEWS))),
+        table=_points_table(points, metric),
+        views=tuple(_trade_off_view(place, x, shown, metric) for place, x in enumerate(("", *SIZES))),
     )
 
 
-def _traces(points: Sequence[Point], x: str, recipes: dict[str, str]) -> list[go.Scatter]:
-    """All that one view shows; where x is no score, the clean scores too."""
-    first = x == X_VIEWS[0][0]
-    traces = [_expectation(points)] if first else _expectation_marks(points, x)
+def _traces(points: Sequence[Point], x: str, recipes: dict[str, str], metric: Metric) -> list[go.Scatter]:
+    """All that one view shows: over the clean scores, or over the size `x` with the clean scores too."""
+    traces = [_expectation_marks(points, x, metric)] if x else [_expectation(points, metric)]
     for index, point in enumerate(points):
-        scores = ("corrupted",) if first else ("corrupted", "clean")
-        traces += [_model(point, index, x, score, recipes) for score in scores]
+        scores = ("corrupted", "clean") if x else ("corrupted",)
+        traces += [_model(point, index, x, score, recipes, metric) for score in scores]
     return traces
 
 
-def _trade_off_view(place: int, shown: Sequence[int], measure: str) -> View:
-    label, title = (text.format(measure) for text in X_VIEWS[place])
-    y_title = f"{measure} (%): clean hollow, corrupted filled" if place else f"corrupted {measure} (%)"
+def _trade_off_view(place: int, x: str, shown: Sequence[int], metric: Metric) -> View:
+    better = True if metric.higher_is_better else "reversed"
+    title = axis_title(plotted(metric))
     layout = {
-        "xaxis.title.text": title,
-        "yaxis.title.text": y_title,
-        "xaxis.autorange": True,
-        "xaxis.rangemode": "tozero" if place else "normal",
-        "yaxis.autorange": True,
+        "xaxis.title.text": SIZES[x] if x else f"clean {title}",
+        "yaxis.title.text": f"{title}: clean hollow, corrupted filled" if x else f"corrupted {title}",
+        "xaxis.autorange": True if x else better,
+        "xaxis.rangemode": "tozero" if x else "normal",
+        "yaxis.autorange": better,
     }
-    return View(label, tuple(at == place for at in shown), layout)
+    return View(x or f"clean {metric.label}", tuple(at == place for at in shown), layout)
 
 
-def _points_table(points: Sequence[Point]) -> Table:
-    header = ["model", "clean (%)", "corrupted (%)", "on the line (%)", "parameters", "MACs", "latency (ms)"]
+def _points_table(points: Sequence[Point], metric: Metric) -> Table:
+    scores = (f"{name}{unit_bracket(metric)}" for name in ("clean", "corrupted", "on the line"))
     rows = []
     for p in points:
-        scores = [f"{100 * s.value:.1f} ({100 * s.low:.1f} to {100 * s.high:.1f})" for s in (p.clean, p.corrupted)]
+        measured = [score_interval(score, metric) for score in (p.clean, p.corrupted)]
         sizes = [f"{p.parameters:,}", f"{p.macs:,}", f"{p.latency_ms:.2f}"]
-        rows.append([p.name, *scores, f"{100 * p.corrupted_line:.1f}", *sizes])
-    return Table(header, rows)
+        rows.append([p.name, *measured, score_number(p.corrupted_line, metric), *sizes])
+    return Table(["model", *scores, "parameters", "MACs", "latency (ms)"], rows)
 
 
-def _model(point: Point, index: int, x: str, score: str, recipes: dict[str, str]) -> go.Scatter:
+def _model(point: Point, index: int, x: str, score: str, recipes: dict[str, str], metric: Metric) -> go.Scatter:
     value = point.corrupted if score == "corrupted" else point.clean
     where = {"parameters": point.parameters, "MACs": point.macs, "latency": point.latency_ms}
     style, dense = series(index), point.model == "dense"
@@ -92,33 +106,35 @@ def _model(point: Point, index: int, x: str, score: str, recipes: dict[str, str]
     symbol = "circle" if dense else style["symbol"]
     text = [
         f"<b>{escaped(point.name)}</b>",
-        f"clean {value_text(point.clean.value, '%')}, corrupted {value_text(point.corrupted.value, '%')}",
+        f"clean {score_text(point.clean.value, metric)}, corrupted {score_text(point.corrupted.value, metric)}",
         f"{value_text(point.parameters, '')} parameters, {value_text(point.macs, '')} MACs, {point.latency_ms:.2f} ms",
         *([] if dense else [recipes.get(point.name, "")]),
     ]
-    along_x = {"error_x": _error(point.clean, colour)} if x == X_VIEWS[0][0] else {}
+    along_x = {} if x else {"error_x": _error(point.clean, metric, colour)}
     return go.Scatter(
-        x=[100 * point.clean.value if x == X_VIEWS[0][0] else where[x]],
-        y=[100 * value.value],
+        x=[where[x] if x else in_unit(point.clean.value, metric)],
+        y=[in_unit(value.value, metric)],
         mode="markers",
         name=escaped(point.name),
         showlegend=score == "corrupted",
         marker={"color": colour, "symbol": symbol + ("-open" if score == "clean" else ""), "size": 13}
         | {"line": {"width": 2, "color": colour}},
-        error_y=_error(value, colour),
+        error_y=_error(value, metric, colour),
         **along_x,
         hovertemplate="<br>".join(line for line in text if line) + "<extra></extra>",
     )
 
 
-def _expectation(points: Sequence[Point]) -> go.Scatter:
+def _expectation(points: Sequence[Point], metric: Metric) -> go.Scatter:
     """The dashed lines corrupted = clean x (corrupted / clean of the dense model), one piece per dense model."""
     x: list[float | None] = []
     y: list[float | None] = []
+    low, high = min(p.clean.low for p in points), max(p.clean.high for p in points)
+    room = 0.01 if metric.unit == "%" else (high - low) / 20
+    low, high = max(0.0, low - room), min(1.0, high + room / 2) if metric.unit == "%" else high + room / 2
+    ends = [in_unit(low, metric), in_unit(high, metric)]
     for dense in (p for p in points if p.model == "dense"):
         ratio = dense.corrupted.value / dense.clean.value if dense.clean.value else 0.0
-        lowest = min(p.clean.low for p in points)
-        ends = [100 * max(0.0, lowest - 0.01), 100 * min(1.0, max(p.clean.high for p in points) + 0.005)]
         x += [*ends, None]
         y += [*(end * ratio for end in ends), None]
     return go.Scatter(
@@ -131,85 +147,107 @@ def _expectation(points: Sequence[Point]) -> go.Scatter:
     )
 
 
-def _expectation_marks(points: Sequence[Point], x: str) -> list[go.Scatter]:
+def _expectation_marks(points: Sequence[Point], x: str, metric: Metric) -> go.Scatter:
     """The same line where x is no score: a dash per compressed model."""
     small = [p for p in points if p.model == "compressed"]
     where = {"parameters": "parameters", "MACs": "macs", "latency": "latency_ms"}[x]
-    return [
-        go.Scatter(
-            x=[getattr(p, where) for p in small],
-            y=[100 * p.corrupted_line for p in small],
-            mode="markers",
-            name="corrupted, if it fell as clean does",
-            marker={"symbol": "line-ew-open", "size": 22, "color": "var(--muted)", "line": {"width": 2}},
-            hovertemplate="%{y:.1f} % if robustness fell as the clean score does<extra></extra>",
-        )
-    ]
+    return go.Scatter(
+        x=[getattr(p, where) for p in small],
+        y=[in_unit(p.corrupted_line, metric) for p in small],
+        mode="markers",
+        name="corrupted, if it fell as clean does",
+        marker={"symbol": "line-ew-open", "size": 22, "color": "var(--muted)", "line": {"width": 2}},
+        customdata=[score_text(p.corrupted_line, metric) for p in small],
+        hovertemplate="%{customdata} if robustness fell as the clean score does<extra></extra>",
+    )
 
 
-def _error(value: Any, colour: str) -> dict[str, Any]:
-    up, down = 100 * (value.high - value.value), 100 * (value.value - value.low)
+def _error(value: Interval, metric: Metric, colour: str) -> dict[str, Any]:
+    up, down = in_unit(value.high - value.value, metric), in_unit(value.value - value.low, metric)
     bar = {"type": "data", "symmetric": False, "array": [up], "arrayminus": [down], "width": 4}
     return {**bar, "color": colour, "thickness": 1.2}
 
 
-def gain_bars(gains: Sequence[Gain], baseline: str, key: str) -> Figure:
-    """Bars of the gain per corruption with paired intervals; stripes mark a loss."""
-    wins = [gain for gain in gains if gain.difference.value >= 0]
-    losses = [gain for gain in gains if gain.difference.value < 0]
-    parts = (_bars(wins, "var(--good)", ""), _bars(losses, "var(--bad)", "/"))
+def gain_bars(gains: Sequence[Gain], baseline: str, metric: Metric, key: str) -> Figure:
+    """Bars of the gain per corruption with paired intervals, better to the right; stripes mark a loss."""
+    wins = [gain for gain in gains if gain_of(gain.difference, metric).value >= 0]
+    losses = [gain for gain in gains if gain_of(gain.difference, metric).value < 0]
+    drawn = plotted(metric)
+    parts = (_bars(wins, drawn, "var(--good)", ""), _bars(losses, drawn, "var(--bad)", "/"))
     plot = styled(go.Figure(parts), height=90 + 30 * len(gains), barmode="overlay", bargap=0.35, showlegend=False)
-    plot.update_xaxes(title_text="percentage points", zeroline=True, zerolinewidth=1.5)
+    title = "percentage points" if metric.unit == "%" else axis_title(drawn)
+    plot.update_xaxes(title_text=title, zeroline=True, zerolinewidth=1.5)
     order = [spaced(gain.corruption) for gain in reversed(gains)]
     plot.update_yaxes(categoryorder="array", categoryarray=order, showgrid=False)
-    rows = [[g.corruption, f"{100 * g.baseline:.1f}", f"{100 * g.score:.1f}", points_text(g.difference)] for g in gains]
+    rows = [
+        [gain.corruption, *(score_number(end, metric) for end in (gain.baseline, gain.score)), _gain_text(gain, metric)]
+        for gain in gains
+    ]
+    unit, difference = unit_bracket(metric), difference_unit(metric)
+    header = ["corruption", f"{baseline}{unit}", f"this run{unit}", f"gain ({difference})" if difference else "gain"]
+    order_of = f"This run minus {baseline}" if metric.higher_is_better else f"{baseline} minus this run"
     return Figure(
         key=key,
         title="Gain per corruption",
-        caption=f"This run minus {baseline}, mean over severities, with paired 95 % intervals over test images. "
+        caption=f"{order_of}, mean over severities, with paired 95 % intervals over test images. "
         "Striped bars are losses; an interval that crosses zero is no evidence of either.",
         plot=plot,
-        table=Table(["corruption", f"{baseline} (%)", "this run (%)", "gain (points)"], rows),
+        table=Table(header, rows),
     )
 
 
-def _bars(gains: Sequence[Gain], colour: str, pattern: str) -> go.Bar:
+def _gain_text(gain: Gain, metric: Metric) -> str:
+    return difference_number(gain_of(gain.difference, metric), metric)
+
+
+def _bars(gains: Sequence[Gain], metric: Metric, colour: str, pattern: str) -> go.Bar:
+    found = [gain_of(gain.difference, metric) for gain in gains]
     return go.Bar(
         orientation="h",
         y=[spaced(gain.corruption) for gain in gains],
-        x=[100 * gain.difference.value for gain in gains],
+        x=[in_unit(gain.value, metric) for gain in found],
         marker={"color": colour, "pattern": {"shape": pattern, "size": 6, "fgcolor": "var(--surface)"}},
         error_x={
             "type": "data",
             "symmetric": False,
-            "array": [100 * (g.difference.high - g.difference.value) for g in gains],
-            "arrayminus": [100 * (g.difference.value - g.difference.low) for g in gains],
+            "array": [in_unit(gain.high - gain.value, metric) for gain in found],
+            "arrayminus": [in_unit(gain.value - gain.low, metric) for gain in found],
             "color": "var(--ink)",
             "thickness": 1.2,
             "width": 4,
         },
-        customdata=[[100 * g.baseline, 100 * g.score, points_text(g.difference)] for g in gains],
-        hovertemplate="<b>%{y}</b><br>%{customdata[0]:.1f} % → %{customdata[1]:.1f} %<br>%{customdata[2]} points"
-        "<extra></extra>",
+        customdata=[
+            [score_text(gain.baseline, metric), score_text(gain.score, metric), _gain_text(gain, metric)]
+            for gain in gains
+        ],
+        hovertemplate="<b>%{y}</b><br>%{customdata[0]} → %{customdata[1]}<br>%{customdata[2]} "
+        f"{difference_unit(metric)}<extra></extra>",
     )
 
 
 def heat_map(run: RunData, suite: str, key: str) -> Figure:
     """Scores by corruption and severity: compressed, dense, and the difference."""
-    small, dense = run.scores("compressed")[suite], run.scores("dense")[suite]
-    grids, names = _grids(small, dense), list(by_corruption(small))
-    plot = go.Figure([_heat(label, values, small) for label, values in grids.items()])
+    small, dense, metric = run.scores("compressed")[suite], run.scores("dense")[suite], run.task.metric
+    grids, names = _grids(small, dense, metric), _upwards(small)
+    scores = (value for label in ("compressed", "dense") for row in grids[label] for value in row if value is not None)
+    top = 100.0 if metric.unit == "%" else max(scores)
+    plot = go.Figure([_heat(label, values, small, metric, top) for label, values in grids.items()])
     styled(plot, height=90 + 32 * len(names))
     plot.update_xaxes(title_text="severity", type="category", showgrid=False)
     plot.update_yaxes(showgrid=False)
-    rows = [[c, *(f"{100 * r.cells[c].mean().item():.1f}" for r in (dense, small))] for c in small.cells]
+    rows = [[str(c), *(score_number(r.cells[c].mean().item(), metric) for r in (dense, small))] for c in small.cells]
+    unit = f" in {metric.unit}" if metric.unit else ""
+    points = f" in {difference_unit(metric)}" if metric.unit else ""
+    lower = "" if metric.higher_is_better else " Lower is better."
     return Figure(
         key=key,
         title="Corruption by severity",
-        caption=f"Mean {measure_of(run)} in % on each corruption at each severity; the buttons change to the dense "
-        "model and to the difference in points.",
+        caption=f"Mean {metric.label}{unit} on each corruption at each severity; the buttons change to the dense "
+        f"model and to the difference{points}.{lower}",
         plot=plot,
-        table=Table(["corruption / severity", "dense (%)", "compressed (%)"], rows),
+        table=Table(
+            ["corruption / severity", *(f"{name}{unit_bracket(metric)}" for name in ("dense", "compressed"))], rows
+        ),
         views=tuple(View(name, tuple(other == name for other in grids)) for name in grids),
     )
 
@@ -217,14 +255,14 @@ def heat_map(run: RunData, suite: str, key: str) -> Figure:
 Grid = list[list[float | None]]
 
 
-def _grids(small: SuiteResult, dense: SuiteResult) -> dict[str, Grid]:
-    """View -> percent by corruption (the last one first) and severity; None where a cell was not evaluated."""
+def _grids(small: SuiteResult, dense: SuiteResult, metric: Metric) -> dict[str, Grid]:
+    """View -> scores by corruption (the last one first) and severity; None where a cell was not evaluated."""
 
-    def grid(of: Callable[[str], float]) -> Grid:
-        keys = [[f"{name}/{severity}" for severity in _severities(small)] for name in reversed(by_corruption(small))]
-        return [[100 * of(cell) if cell in small.cells else None for cell in row] for row in keys]
+    def grid(of: Callable[[Cell], float]) -> Grid:
+        rows = [[Cell(name, severity) for severity in _severities(small)] for name in _upwards(small)]
+        return [[in_unit(of(cell), metric) if cell in small.cells else None for cell in row] for row in rows]
 
-    def mean(result: SuiteResult, cell: str) -> float:
+    def mean(result: SuiteResult, cell: Cell) -> float:
         return result.cells[cell].mean().item()
 
     return {
@@ -235,24 +273,32 @@ def _grids(small: SuiteResult, dense: SuiteResult) -> dict[str, Grid]:
 
 
 def _severities(result: SuiteResult) -> list[int]:
-    return sorted({int(cell.rpartition("/")[2]) for cells in by_corruption(result).values() for cell in cells})
+    return sorted({cell.severity for cell in result.cells if not cell.is_clean})
 
 
-def _heat(label: str, values: Grid, result: SuiteResult) -> go.Heatmap:
-    signed = label == "difference"
-    extreme = max([1.0, *(abs(v) for row in values for v in row if v is not None)]) if signed else 100
+def _upwards(result: SuiteResult) -> list[str]:
+    """The corruptions, the last one first."""
+    return [name for name in reversed(result.by_corruption()) if name]
+
+
+def _heat(label: str, values: Grid, result: SuiteResult, metric: Metric, top: float) -> go.Heatmap:
+    signed, percent = label == "difference", metric.unit == "%"
+    least = 1.0 if percent else 1e-9
+    extreme = max([least, *(abs(v) for row in values for v in row if v is not None)]) if signed else top
     stops = ("var(--bad)", "var(--surface)", "var(--good)") if signed else ("var(--heat0)", "var(--heat1)")
+    stops = stops if metric.higher_is_better or not signed else stops[::-1]
+    digits = (".1f" if signed else ".0f") if percent else ".2f"
     return go.Heatmap(
         z=values,
         x=[str(severity) for severity in _severities(result)],
-        y=[spaced(name) for name in reversed(by_corruption(result))],
+        y=[spaced(name) for name in _upwards(result)],
         zmin=-extreme if signed else 0,
         zmax=extreme,
         colorscale=[[i / (len(stops) - 1), stop] for i, stop in enumerate(stops)],
-        texttemplate="%{z:+.1f}" if signed else "%{z:.0f}",
+        texttemplate=f"%{{z:{'+' if signed else ''}{digits}}}",
         xgap=3,
         ygap=3,
         showscale=False,
         visible=label == "compressed",
-        hovertemplate="<b>%{y}</b>, severity %{x}<br>%{z:.1f}<extra>" + label + "</extra>",
+        hovertemplate=f"<b>%{{y}}</b>, severity %{{x}}<br>%{{z:{'.1f' if percent else '.3f'}}}<extra>{label}</extra>",
     )

@@ -5,16 +5,19 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from adasap.report.profile import Profile
+from adasap.evaluation import SuiteResult
+from adasap.evaluation.statistics import bootstrap_mean
+from adasap.metric import Metric
+from adasap.profiling.profile import Profile
+from adasap.report.format import score_number
 from adasap.report.table import Table
-from adasap.robustness import SuiteResult, bootstrap_mean
 
 Stages = Mapping[str, Mapping[str, SuiteResult]]
 """Stage -> suite -> scores."""
 
 
-def stage_table(stages: Stages) -> Table:
-    """Mean score per stage and suite in percent, and its ratio to the first suite; the last stage with 95 % intervals.
+def stage_table(stages: Stages, metric: Metric) -> Table:
+    """Mean score per stage and suite, and its ratio to the first suite; the last stage with 95 % intervals.
 
     A ratio rises when the clean score falls, so both its terms stand beside it.
     """
@@ -22,27 +25,25 @@ def stage_table(stages: Stages) -> Table:
     rows = []
     for place, (stage, results) in enumerate(stages.items(), start=1):
         last = place == len(stages)
-        row = [stage, *(_score(results[suite], interval=last) for suite in (first, *others))]
+        row = [stage, *(_score(results[suite], metric, interval=last) for suite in (first, *others))]
         clean = results[first].mean
         rows.append([*row, *(f"{results[suite].mean / clean:.3f}" if clean else "" for suite in others)])
     return Table(["stage", first, *others, *(f"{suite} / {first}" for suite in others)], rows)
 
 
-def corruption_table(stages: Stages) -> Table | None:
-    """Per corruption the dense model's mean score, the last stage's, and that by severity (%); None without any."""
+def corruption_table(stages: Stages, metric: Metric) -> Table | None:
+    """Per corruption the dense model's mean score, the last stage's, and that by severity; None without any."""
     before, *_, after = stages.values()
     rows = []
     for suite, result in after.items():
-        cells: dict[str, dict[str, float]] = {}
-        for cell, scores in result.cells.items():
-            corruption, slash, severity = cell.rpartition("/")
-            if slash:
-                cells.setdefault(corruption, {})[severity] = scores.mean().item()
-        for corruption, by_severity in cells.items():
-            dense = [before[suite].cells[f"{corruption}/{severity}"].mean().item() for severity in by_severity]
-            mean = sum(by_severity.values()) / len(by_severity)
-            severities = ", ".join(f"{severity}: {100 * score:.1f}" for severity, score in by_severity.items())
-            rows.append([corruption, f"{100 * sum(dense) / len(dense):.2f}", f"{100 * mean:.2f}", severities])
+        for corruption, cells in result.by_corruption().items():
+            if not corruption:
+                continue
+            dense, small = ([of.cells[cell].mean().item() for cell in cells] for of in (before[suite], result))
+            pairs = zip(cells, small, strict=True)
+            severities = ", ".join(f"{cell.severity}: {score_number(score, metric)}" for cell, score in pairs)
+            means = (score_number(sum(scores) / len(scores), metric, 2) for scores in (dense, small))
+            rows.append([corruption, *means, severities])
     return Table(["corruption", "dense", "compressed", "compressed, by severity"], rows) if rows else None
 
 
@@ -61,11 +62,12 @@ def gap_table(steps: Sequence[Mapping[str, Any]]) -> Table | None:
     return Table(["phase", "loss gap at its start", "at its end"], rows) if rows else None
 
 
-def _score(result: SuiteResult, *, interval: bool) -> str:
+def _score(result: SuiteResult, metric: Metric, *, interval: bool) -> str:
     if not interval:
-        return f"{100 * result.mean:.2f}"
+        return score_number(result.mean, metric, 2)
     bounds = bootstrap_mean(result.per_image(), resamples=2000)
-    return f"{100 * bounds.value:.2f} ({100 * bounds.low:.1f} to {100 * bounds.high:.1f})"
+    low, high = (score_number(end, metric) for end in (bounds.low, bounds.high))
+    return f"{score_number(bounds.value, metric, 2)} ({low} to {high})"
 
 
 def profile_table(profiles: Mapping[str, Profile]) -> Table:

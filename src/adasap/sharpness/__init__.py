@@ -2,25 +2,35 @@
 statistics."""
 
 from adasap.sharpness.batchnorm import recalibrate_
-from adasap.sharpness.gradients import StepLoss, sharpness_aware_gradients
+from adasap.sharpness.budget import LossBudget, Strength
 from adasap.sharpness.options import PerturbationOptions, StepForm
-from adasap.sharpness.perturbation import AdaptivePerturbation, Perturbation, UniformPerturbation
-from adasap.sharpness.pruned_point import PrunedPoint
+from adasap.sharpness.perturbation import (
+    AdaptivePerturbation,
+    CombiningPerturbation,
+    Perturbation,
+    SinglePassPerturbation,
+    UniformPerturbation,
+)
+from adasap.sharpness.phase import VARIANTS, Moment, SharpnessOptions, Variant
 from adasap.sharpness.radius import adaptive_radius, even_radii
-from adasap.sharpness.single_pass import RemovalPerturbation, SinglePassPerturbation, StalePerturbation
+from adasap.sharpness.step import StepLoss, sharpness_aware_gradients
 from adasap.sharpness.swap import perturbed
 
 __all__ = [
+    "VARIANTS",
     "AdaptivePerturbation",
+    "CombiningPerturbation",
+    "LossBudget",
+    "Moment",
     "Perturbation",
     "PerturbationOptions",
-    "PrunedPoint",
-    "RemovalPerturbation",
+    "SharpnessOptions",
     "SinglePassPerturbation",
-    "StalePerturbation",
     "StepForm",
     "StepLoss",
+    "Strength",
     "UniformPerturbation",
+    "Variant",
     "adaptive_radius",
     "even_radii",
     "perturbed",

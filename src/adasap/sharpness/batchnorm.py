@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
+from adasap.errors import ArgumentError
+
 
 def _tracking(modules: Iterable[nn.Module]) -> list[_NormBase]:
     """The layers that keep running statistics: batch and instance norms, synchronised ones included."""
@@ -59,13 +61,13 @@ def recalibrate_(
     statistics.
 
     Args:
-        model: The model.
+        model: The model, also inside wrappers.
         batches: What to run forward; all of it is used, so pass a limited number.
         forward: `forward(model, batch)`; by default `model(batch)`, or `model(batch[0])` for a tuple or list.
     Returns:
         The number of batches; 0, without reading any, if no layer keeps running statistics.
     Raises:
-        ValueError: If there are no batches.
+        ArgumentError: If there are no batches.
     Example:
         >>> norm = nn.BatchNorm1d(1)
         >>> recalibrate_(norm, [torch.tensor([[1.0], [3.0]]), torch.tensor([[5.0], [7.0]])])
@@ -83,7 +85,7 @@ def recalibrate_(
             run(model, batch)
             count += 1
         if not count:
-            raise ValueError("recalibrate_ needs at least one batch")
+            raise ArgumentError("recalibrate_ needs at least one batch")
     return count
 
 

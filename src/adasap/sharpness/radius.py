@@ -7,6 +7,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from adasap.checks import finite_number
+from adasap.errors import ArgumentError
 from adasap.groups.group import Radii, Scores
 
 Extremes = Literal["group", "model"]
@@ -30,18 +32,20 @@ def adaptive_radius(
     Returns:
         Group name -> radius, float [C]; all rho_max where the scores are equal.
     Raises:
-        ValueError: Unless 0 <= rho_min <= rho_max are finite and the scores are finite and of shape [C].
+        ArgumentError: Unless 0 <= rho_min <= rho_max are finite and the scores are finite and of shape [C].
     Example:
         >>> adaptive_radius({"conv1": torch.tensor([3.0, 1.0])}, rho_min=0.0, rho_max=0.5)
         {'conv1': tensor([0.0000, 0.5000])}
     """
-    if not 0 <= rho_min <= rho_max < float("inf"):
-        raise ValueError(f"radii need 0 <= rho_min <= rho_max, both finite; got {rho_min=}, {rho_max=}")
+    finite_number(rho_min, "rho_min", least=0)
+    if finite_number(rho_max, "rho_max", least=0) < rho_min:
+        raise ArgumentError(f"radii need 0 <= rho_min <= rho_max, both finite; got {rho_min=}, {rho_max=}")
     if extremes not in ("group", "model"):
-        raise ValueError(f"extremes must be 'group' or 'model', got {extremes!r}")
+        raise ArgumentError(f"extremes must be 'group' or 'model', got {extremes!r}")
     for name, score in scores.items():
-        if score.ndim != 1:
-            raise ValueError(f"the scores of group {name!r} must have shape [C], got {tuple(score.shape)}")
+        if not isinstance(score, Tensor) or score.ndim != 1:
+            found = tuple(score.shape) if isinstance(score, Tensor) else type(score).__name__
+            raise ArgumentError(f"the scores of group {name!r} must be a tensor of shape [C], got {found}")
     sizes = [score.numel() for score in scores.values()]
     if not sum(sizes):
         return {name: score.float() for name, score in scores.items()}
@@ -50,7 +54,7 @@ def adaptive_radius(
     lowest, highest = _extremes(flat, sizes if extremes == "group" else [len(flat)])
     span = highest - lowest
     if not bool(span.isfinite().all()):
-        raise ValueError(_what_is_not_finite(scores))
+        raise ArgumentError(_what_is_not_finite(scores))
     importance = (flat - lowest) / span.where(span > 0, 1)
     # clamp: in float32, 2.0 - 1.0 * 1.99 is a little less than 0.01
     radii = (rho_max - importance * (rho_max - rho_min)).clamp_(rho_min, rho_max)

@@ -10,8 +10,9 @@ from itertools import chain
 import torch
 from torch import Tensor, nn
 
-from adasap.groups.members import members, named_parameters
-from adasap.sharpness.wrappers import unwrap
+from adasap.errors import ArgumentError
+from adasap.groups.bare import unwrap
+from adasap.groups.parameters import members, named_parameters
 
 _CACHED_NUMEL = 1 << 18
 _ACCELERATOR_NUMEL = 1 << 24
@@ -79,7 +80,7 @@ def perturbed(model: nn.Module, epsilon: Mapping[str, Tensor]) -> Iterator[None]
         model: The model, also when wrapped by `torch.compile` or data parallelism.
         epsilon: Parameter name -> offset, of the parameter's shape. **Consumed**: clone it first to keep it.
     Raises:
-        ValueError: If a name or a shape is not the model's; nothing is changed then.
+        ArgumentError: If a name or a shape is not the model's; nothing is changed then.
     Example:
         >>> layer = nn.Linear(1, 1, bias=False)
         >>> _ = nn.init.ones_(layer.weight)
@@ -92,7 +93,7 @@ def perturbed(model: nn.Module, epsilon: Mapping[str, Tensor]) -> Iterator[None]
     parameters = named_parameters(members(unwrap(model)))
     for name, offset in epsilon.items():
         if name not in parameters or parameters[name].shape != offset.shape:
-            raise ValueError(f"no parameter {name!r} of shape {tuple(offset.shape)} in {type(model).__name__}")
+            raise ArgumentError(f"no parameter {name!r} of shape {tuple(offset.shape)} in {type(model).__name__}")
     weights: list[Tensor] = [parameters[name] for name in epsilon]
     with swapped(Offsets(tuple(epsilon), weights, list(epsilon.values()), consume_gradients=True)):
         yield

@@ -1,7 +1,26 @@
 """The loop that carries the three steps: runtime, state, checkpoints, records."""
 
-from adasap.training.data import Data
-from adasap.training.optimizer import OptimizerOptions, ScheduleOptions, build_optimizer, learning_rate_factor
+from adasap.report.records import (
+    CandidateRecord,
+    Observer,
+    PhaseRecord,
+    PruneRecord,
+    Record,
+    ResumeRecord,
+    StageRecord,
+    StepRecord,
+    as_dict,
+    ignore,
+)
+from adasap.sharpness import SharpnessOptions
+from adasap.tasks.data import Data
+from adasap.training.optimizer import (
+    LEARNING_RATES,
+    OptimizerOptions,
+    ScheduleOptions,
+    build_optimizer,
+    learning_rate_factor,
+)
 from adasap.training.options import (
     Compression,
     FinalSharpnessOptions,
@@ -9,26 +28,16 @@ from adasap.training.options import (
     PhaseOptions,
     TrainingOptions,
 )
-from adasap.training.perturber import Perturber, SharpnessOptions
-from adasap.training.preview import first_plan
-from adasap.training.records import (
-    CandidateRecord,
-    Observer,
-    PhaseRecord,
-    PruneRecord,
-    Record,
-    StageRecord,
-    StepRecord,
-    as_dict,
-    ignore,
-)
+from adasap.training.perturbation_schedule import Perturber
+from adasap.training.preview import first_plan, first_score
 from adasap.training.run import CompressionRun
+from adasap.training.run_schedule import Event, Timetable
 from adasap.training.runtime import Runtime, RuntimeOptions, is_main_process
 from adasap.training.seed import derived_seed
 from adasap.training.state import Counters, TrainingState
-from adasap.training.timetable import Event, Timetable
 
 __all__ = [
+    "LEARNING_RATES",
     "CandidateRecord",
     "Compression",
     "CompressionRun",
@@ -44,6 +53,7 @@ __all__ = [
     "PhaseRecord",
     "PruneRecord",
     "Record",
+    "ResumeRecord",
     "Runtime",
     "RuntimeOptions",
     "ScheduleOptions",
@@ -57,6 +67,7 @@ __all__ = [
     "build_optimizer",
     "derived_seed",
     "first_plan",
+    "first_score",
     "ignore",
     "is_main_process",
     "learning_rate_factor",

@@ -1,4 +1,4 @@
-"""Checkpoints: one safetensors file, tensors and JSON together, replaced atomically."""
+"""Checkpoints: one safetensors file, tensors and JSON together, replaced atomically, with a digest of all of it."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
 from torch import Tensor
 
 from adasap.errors import CheckpointError
-from adasap.export import atomic_write
+from adasap.io import parse_json
+from adasap.sealed import finite, read_sealed_tensors, write_sealed_tensors
 
-FORMAT = "adasap-checkpoint-1"
+FORMAT = "adasap-checkpoint-2"
+"""Version 1 had no digest; what it holds cannot be checked, so no run goes on from it."""
 
 
 def write_checkpoint(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> None:
@@ -23,10 +23,8 @@ def write_checkpoint(path: Path, tensors: Mapping[str, Tensor], metadata: Mappin
     Raises:
         CheckpointError: If the disk is full or the folder cannot be written; the old checkpoint survives.
     """
-    header = {"format": FORMAT, "state": json.dumps(metadata)}
     try:
-        with atomic_write(path) as file:
-            file.write(save({name: t.detach().cpu().contiguous() for name, t in tensors.items()}, header))
+        write_sealed_tensors(path, tensors, {"format": FORMAT, "state": json.dumps(finite(metadata))})
     except OSError as error:
         raise CheckpointError(
             f"cannot write {path}: {error.strerror or error}; the last checkpoint is still there: "
@@ -34,17 +32,20 @@ def write_checkpoint(path: Path, tensors: Mapping[str, Tensor], metadata: Mappin
         ) from error
 
 
-def read_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+def read_checkpoint(path: Path, *, remedy: str = "remove it to start anew") -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Tensors and metadata of a checkpoint.
 
+    Args:
+        path: The file.
+        remedy: The next move, for messages.
     Raises:
-        CheckpointError: If the file is not a whole checkpoint of this library.
+        CheckpointError: If the file was altered, is of another version or not a checkpoint.
+        HalfWrittenError: If it is empty or cut short.
     """
-    try:
-        with safe_open(path, framework="pt") as file:
-            header = file.metadata() or {}
-            if header.get("format") != FORMAT:
-                raise CheckpointError(f"{path} is no checkpoint of this version; start in a new folder")
-            return {name: file.get_tensor(name) for name in file.keys()}, json.loads(header["state"])  # noqa: SIM118
-    except (SafetensorError, OSError, json.JSONDecodeError) as error:
-        raise CheckpointError(f"cannot read {path}: {error}; remove it to start anew") from error
+    texts, tensors = read_sealed_tensors(path, error=CheckpointError, remedy=remedy)
+    if texts.get("format") != FORMAT or "state" not in texts:
+        raise CheckpointError(f"{path} is not a checkpoint of this version; {remedy}")
+    metadata = parse_json(texts["state"], where=f"the state in {path}", error=CheckpointError)
+    if not isinstance(metadata, dict):
+        raise CheckpointError(f"{path} has a state that is not an object; {remedy}")
+    return tensors, metadata

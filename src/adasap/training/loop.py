@@ -11,12 +11,12 @@ from torch import Tensor, nn
 from adasap.criteria import Criterion, GradientCriterion
 from adasap.errors import TrainingError
 from adasap.pruning import Preparation
+from adasap.report.records import Observer, StepRecord
 from adasap.sharpness import StepLoss, sharpness_aware_gradients
 from adasap.tasks import Task, part_of
 from adasap.training.optimizer import learning_rate_factor
 from adasap.training.options import TrainingOptions
-from adasap.training.perturber import Perturber
-from adasap.training.records import Observer, StepRecord
+from adasap.training.perturbation_schedule import Perturber
 from adasap.training.runtime import Runtime
 from adasap.training.seed import seed_step
 from adasap.training.state import TrainingState
@@ -75,18 +75,17 @@ class Trainer:
             perturbation = perturber.at(counters.step, model, self.state.groups)
         except ValueError as error:  # scores that are not finite
             raise self.state.divergence(str(error)) from error
-        plain = perturbation is None or perturbation.is_zero
+        plain, scale = perturbation is None or perturbation.is_zero, self.runtime.loss_scale
         result = sharpness_aware_gradients(
             self.wrapped,
             perturbation,
             self._closure(prepared),
             first_pass=None if subbatch == 1 else self._closure(part_of(prepared, subbatch)),
             on_clean_gradients=self._collector(criterion),
-            # masked entries take no part in an ascent
-            on_direction=None if self.state.soft_mask is None else self.state.soft_mask.forget_gradients_,
+            on_direction=self.state.preparation.before_ascent_,
             sync_perturbation=self.options.sync_perturbation,
+            loss_scale=scale,
         )
-        scale = self.runtime.loss_scale
         self._update(result, rate, preparation)
         counters.step += 1
         moved = perturbation is not None and not plain
@@ -107,12 +106,14 @@ class Trainer:
                 passes=passes,
                 seconds=seconds,
                 radius_shares=shares,
+                linear_rise=result.linear_rise,
+                radius_factor=result.radius_factor,
             )
         )
 
     def _closure(self, batch: Any) -> Callable[[], Tensor]:
         def loss_and_backward() -> Tensor:
-            with self.state.masking():
+            with self.state.preparation.applied():
                 with self.runtime.autocast():
                     loss = self.task.loss(self.wrapped, batch)
                 self.runtime.backward(loss)

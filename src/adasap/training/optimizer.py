@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import inspect
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import nn
 
+from adasap.checks import MOST_EPOCHS, require_above, require_declared, require_within
 from adasap.errors import RecipeError, suggestion
+from adasap.registry import Registry
 
 
 @dataclass(frozen=True)
@@ -32,10 +35,9 @@ class OptimizerOptions:
     options: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if not self.learning_rate > 0:
-            raise RecipeError(f"learning_rate is {self.learning_rate}; give a number above 0")
-        if self.weight_decay < 0:
-            raise RecipeError(f"weight_decay is {self.weight_decay}; give 0 or more")
+        require_declared(self, RecipeError)
+        require_above(RecipeError, 0, 1e6, learning_rate=self.learning_rate)
+        require_within(RecipeError, 0, 1e6, weight_decay=self.weight_decay)
 
 
 @dataclass(frozen=True)
@@ -43,18 +45,25 @@ class ScheduleOptions:
     """How the learning rate moves over the whole run, all three steps together.
 
     Attributes:
-        name: `cosine` (to `final` of the peak), `step` (times `gamma` at each milestone), or `constant`.
+        name: `cosine` (to `final` of the peak), `step` (times `gamma` at each milestone), `constant`, or a registered
+            one.
         warm_up_epochs: Epochs of linear increase from zero.
         milestones: Fractions of the run at which `step` falls.
         gamma: Factor at each milestone.
         final: Fraction of the peak at which `cosine` ends.
     """
 
-    name: Literal["cosine", "step", "constant"] = "cosine"
+    name: str = "cosine"
     warm_up_epochs: float = 0.0
     milestones: tuple[float, ...] = (0.5, 0.75)
     gamma: float = 0.1
     final: float = 0.0
+
+    def __post_init__(self) -> None:
+        require_declared(self, RecipeError)
+        LEARNING_RATES.get(self.name)
+        require_within(RecipeError, 0, MOST_EPOCHS, warm_up_epochs=self.warm_up_epochs)
+        require_within(RecipeError, 0, 1, milestones=self.milestones, gamma=self.gamma, final=self.final)
 
 
 def learning_rate_factor(step: int, num_steps: int, options: ScheduleOptions, *, warm_up_steps: int = 0) -> float:
@@ -67,11 +76,32 @@ def learning_rate_factor(step: int, num_steps: int, options: ScheduleOptions, *,
     if step < warm_up_steps:
         return (step + 1) / (warm_up_steps + 1)
     progress = (step - warm_up_steps) / max(1, num_steps - warm_up_steps)
-    if options.name == "cosine":
-        return options.final + (1 - options.final) * 0.5 * (1 + math.cos(math.pi * progress))
-    if options.name == "step":
-        return float(options.gamma ** sum(progress >= milestone for milestone in options.milestones))
+    return float(LEARNING_RATES.get(options.name)(progress, options))
+
+
+def cosine(progress: float, options: ScheduleOptions) -> float:
+    """Half a wave from 1 to `final`."""
+    return options.final + (1 - options.final) * 0.5 * (1 + math.cos(math.pi * progress))
+
+
+def step(progress: float, options: ScheduleOptions) -> float:
+    """gamma^(milestones passed)."""
+    return float(options.gamma ** sum(progress >= milestone for milestone in options.milestones))
+
+
+def constant(progress: float, options: ScheduleOptions) -> float:
+    """1."""
     return 1.0
+
+
+LearningRate = Callable[[float, ScheduleOptions], float]
+"""From the part of the run that is over, 0 to 1, after the warm-up, to the learning rate as a fraction of the peak."""
+LEARNING_RATES: Registry[LearningRate] = Registry(
+    "learning-rate schedule",
+    {"cosine": cosine, "step": step, "constant": constant},
+    at="adasap.training.LEARNING_RATES",
+)
+"""Known under `training.schedule.name`."""
 
 
 def require_cuttable_state(options: OptimizerOptions) -> None:
@@ -118,7 +148,7 @@ def build_optimizer(model: nn.Module, options: OptimizerOptions) -> torch.optim.
         optimizer = getattr(torch.optim, options.name)(
             [group for group in groups if group["params"]], lr=options.learning_rate, **arguments
         )
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, LookupError, RuntimeError) as error:
         raise RecipeError(f"torch.optim.{options.name} refuses {arguments}: {error}") from error
     assert isinstance(optimizer, torch.optim.Optimizer)
     return optimizer

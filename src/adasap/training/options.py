@@ -5,11 +5,42 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
+from adasap.checks import MOST_EPOCHS, MOST_SEED, MOST_STEPS, require_above, require_declared, require_within
 from adasap.errors import RecipeError
+from adasap.evaluation import Loading
 from adasap.pruning import PruningOptions
+from adasap.sharpness import SharpnessOptions, Strength
 from adasap.training.optimizer import OptimizerOptions, ScheduleOptions
-from adasap.training.perturber import SharpnessOptions
 from adasap.training.runtime import RuntimeOptions
+
+PHASES = ("warm-up", "pruning", "fine-tuning")
+"""Names of the three steps, in order."""
+
+
+@dataclass(frozen=True)
+class EvaluationOptions:
+    """How the model is scored after each stage; cells of suites are shared out over the processes of a run.
+
+    Attributes:
+        precision: Of the forward pass: `float32`, automatic mixed precision in `bf16` or `fp16` (GPU only), or
+            `training`, that of the training steps.
+        num_workers: Processes that read and corrupt images ahead, beside each process of the run; 0 does it there.
+        batch_size: Images per batch; None is the suite's own choice.
+    """
+
+    precision: Literal["float32", "bf16", "fp16", "training"] = "float32"
+    num_workers: int = 0
+    batch_size: int | None = None
+
+    def __post_init__(self) -> None:
+        require_declared(self, RecipeError)
+        require_within(RecipeError, 0, 256, num_workers=self.num_workers)
+        require_within(RecipeError, 1, 1_000_000, batch_size=self.batch_size)
+
+    @property
+    def loading(self) -> Loading:
+        """How batches are made."""
+        return Loading(self.batch_size, self.num_workers)
 
 
 @dataclass(frozen=True)
@@ -24,6 +55,7 @@ class TrainingOptions:
         num_workers: Processes that load images; 0 loads in the main one.
         checkpoint_every: Steps between checkpoints; one is also written after every pruning event.
         max_skipped: Steps in a row with a non-finite gradient after which the run stops.
+        evaluation: How the stages are scored.
         keep_stages: Keep the weights of every stage in the run's folder, for `adasap analyze`.
     """
 
@@ -37,15 +69,17 @@ class TrainingOptions:
     num_workers: int = 0
     checkpoint_every: int = 200
     max_skipped: int = 10
+    evaluation: EvaluationOptions = field(default_factory=EvaluationOptions)
     keep_stages: bool = field(default=False, repr=False)  # by its repr a run is known again; no number depends on this
 
     def __post_init__(self) -> None:
+        require_declared(self, RecipeError)
         if min(self.batch_size, self.checkpoint_every, self.max_skipped) < 1:
             raise RecipeError("batch_size, checkpoint_every and max_skipped must be at least 1")
-        if self.clip_norm is not None and not self.clip_norm > 0:
-            raise RecipeError(f"clip_norm is {self.clip_norm}; give a number above 0, or leave it out")
-        if self.num_workers < 0:
-            raise RecipeError(f"num_workers is {self.num_workers}; give 0 or more processes")
+        require_within(RecipeError, 1, 1_000_000, batch_size=self.batch_size)
+        require_within(RecipeError, 1, MOST_STEPS, checkpoint_every=self.checkpoint_every, max_skipped=self.max_skipped)
+        require_above(RecipeError, 0, 1e9, clip_norm=self.clip_norm)
+        require_within(RecipeError, 0, 256, num_workers=self.num_workers)
         if self.average_decay is not None and not 0 < self.average_decay < 1:
             raise RecipeError(f"average_decay is {self.average_decay}; give a number between 0 and 1, such as 0.999")
 
@@ -58,8 +92,8 @@ class PhaseOptions:
     sharpness: SharpnessOptions = field(default_factory=SharpnessOptions)
 
     def __post_init__(self) -> None:
-        if not self.epochs >= 0:
-            raise RecipeError(f"epochs is {self.epochs}; give 0 or more")
+        require_declared(self, RecipeError)
+        require_within(RecipeError, 0, MOST_EPOCHS, epochs=self.epochs)
 
 
 @dataclass(frozen=True)
@@ -97,6 +131,10 @@ class Compression:
     pruning_sharpness: SharpnessOptions | None = None
     fine_tune: FineTuneOptions = field(default_factory=FineTuneOptions)
 
+    def __post_init__(self) -> None:
+        require_declared(self, RecipeError)
+        require_within(RecipeError, 0, MOST_SEED, seed=self.seed)
+
     def sharpness(self, phase: str) -> SharpnessOptions:
         """The perturbation of `warm-up`, `pruning` or `fine-tuning`."""
         if phase == "fine-tuning":
@@ -104,6 +142,15 @@ class Compression:
         if phase == "pruning" and self.pruning_sharpness is not None:
             return self.pruning_sharpness
         return self.warm_up.sharpness
+
+    def perturbed_with(self, phase: str) -> str:
+        """The phase whose perturbation a phase goes on with: its own, or the warm-up for a pruning without one."""
+        return "warm-up" if phase == "pruning" and self.pruning_sharpness is None else phase
+
+    def strengths(self) -> dict[str, Strength]:
+        """Phase -> what will measure the factor of its radii, where a `loss_budget` fixes one at the start."""
+        budgets = {p: self.sharpness(p).perturbation.budget for p in map(self.perturbed_with, PHASES)}
+        return {phase: Strength(budget) for phase, budget in budgets.items() if budget and budget.when == "start"}
 
     @property
     def sharpnesses(self) -> tuple[SharpnessOptions, SharpnessOptions, SharpnessOptions]:

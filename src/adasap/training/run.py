@@ -6,35 +6,56 @@ through in a fresh run and in a resumed one.
 
 from __future__ import annotations
 
-import copy
 import math
 import time
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
-from torch import Tensor, nn
+import torch
+from torch import nn
 
-from adasap.data import TrainingStream
+from adasap.criteria import build_criterion
+from adasap.data.loaders import Stream, open_stream
+from adasap.errors import ArgumentError
+from adasap.evaluation import SuiteResult, evaluate_suites, suite_results
+from adasap.evaluation.folder import digest_of_model, suites_identity
 from adasap.groups import ChannelGroup, Scores, trace_groups, widths
-from adasap.pruning import PruningPlan, Selection, build_preparation
+from adasap.groups.fake_model import copied
+from adasap.groups.inputs import Arguments, as_arguments
+from adasap.groups.norms_behind import norms_behind
+from adasap.pruning import Compensation, PruningPlan, Selection, compensate_
 from adasap.pruning.proof import probe_images
-from adasap.robustness import SuiteResult, evaluate_suite
-from adasap.tasks import Task
-from adasap.training.data import Data
-from adasap.training.event import cut_, mask_
-from adasap.training.feasible import require_divisible, require_feasible
+from adasap.report.records import Observer, PhaseRecord, PruneRecord, Record, ResumeRecord, StageRecord
+from adasap.tasks import BaseTask, Data
+from adasap.training.fingerprint import identity
 from adasap.training.folder import RunFolder
-from adasap.training.identity import digest, identity
 from adasap.training.loop import Trainer
-from adasap.training.opening import open_state, require_same_run
 from adasap.training.options import Compression
-from adasap.training.perturber import Perturber
-from adasap.training.records import Observer, PhaseRecord, PruneRecord, Record, StageRecord
+from adasap.training.perturbation_schedule import Perturber
+from adasap.training.pruning_event import MakeUp, cut_, hold_back_
+from adasap.training.run_schedule import Event, Timetable
 from adasap.training.runtime import Runtime
-from adasap.training.scoring import Scoring, criterion_of
-from adasap.training.search import Jury, find_best
-from adasap.training.timetable import Event, Timetable
+from adasap.training.scoring import Scoring
+from adasap.training.start import open_state, require_same_run
+from adasap.training.validation import (
+    require_divisible,
+    require_feasible,
+    require_measured_budget,
+    warn_of_thin_groups,
+)
+
+LAST_STAGE = "fine-tuned"
+"""The stage whose scores end a run."""
+
+
+@runtime_checkable
+class SearchingMethod(Protocol):
+    """A `SelectionMethod` that tries out on batches what would be left, at every event of a run."""
+
+    def search(self, run: CompressionRun, scores: Scores, event: Event) -> PruningPlan:
+        """What stays; what was tried so far may be kept in `run.state.tried`, for a resumed run."""
 
 
 class CompressionRun:
@@ -52,37 +73,58 @@ class CompressionRun:
     def __init__(
         self,
         model: nn.Module,
-        task: Task[Any],
+        task: BaseTask[Any],
         data: Data,
         config: Compression,
         *,
         folder: Path | None,
         observe: Observer,
     ) -> None:
+        if not isinstance(task, BaseTask):
+            raise ArgumentError(f"the task is a {type(task).__name__}; derive its class from adasap.BaseTask")
+        data = data.for_task(task)
         self.task, self.data, self.config = task, data, config
-        self.runtime = Runtime(config.training.runtime)
         self.folder = RunFolder(folder)
+        self.runtime = Runtime(config.training.runtime, begun=self.folder.precision)
         self.runtime.wait()  # every rank has read it
+        self.scoring_precision = self.runtime.settled(config.training.evaluation.precision)
         self._watchers: list[Observer] = [self.folder.observe, observe] if self.runtime.is_main else []
-        self.stream = self._open_stream()
-        self.criterion = criterion_of(config.pruning)
-        self.dense_groups = trace_groups(model, data.example_inputs, keep=config.pruning.keep)
-        self.selection = Selection.of(config.pruning, model, self.dense_groups, data.example_inputs)
+        self.stream, self._whole_stream = self._open_stream(), self._open_stream(whole=True)
+        self.preparation = config.pruning.preparation()
+        criterion = build_criterion(config.pruning.criterion, **config.pruning.criterion_options)
+        self.criterion = self.preparation.criterion(criterion)
+        self.dense_groups = trace_groups(model, data.example, keep=config.pruning.keep)
+        self.selection = Selection.of(config.pruning, model, self.dense_groups, data.example)
         self.cost = self.selection.cost
         self.timetable = Timetable.of(config, self.stream.steps_per_epoch, self.cost)
-        self.preparation = build_preparation(config.pruning.prepare, model, self.dense_groups, self._select_last)
-        self.dense_model = copy.deepcopy(model)
+        self.preparation.begin(model, self.dense_groups, self._select_last)
+        self.dense_model = copied(model)
         require_feasible(config, self.criterion, model, self.selection, self.timetable, self.stream.steps_per_epoch)
-        require_same_run(self.folder.saved, self._identity(), self.folder.path)
-        self.state = open_state(model, self.dense_groups, config.training, self.runtime, self.folder.saved)
+        self._identity = identity(config, self.dense_groups, self.dense_model, task, data, self.runtime.precision)
+        require_same_run(self.folder.saved, self._identity, self.folder.path)
+        if self.folder.saved is None and self.runtime.is_main:
+            require_measured_budget(config.pruning.budget, model, self.dense_groups, data.example)
+        self.state = open_state(
+            model,
+            self.dense_groups,
+            config.training,
+            self.runtime,
+            self.folder.saved,
+            self.preparation,
+            config.strengths(),
+        )
         self.scoring = Scoring(self.criterion, config.pruning, self.state, task, self.runtime, self.first_batches)
         if self.state.counters.step == 0:
             self.scoring.try_gathering()
             require_divisible(config, self.first_batches, self.runtime.world_size)
+            if self.runtime.is_main and not self.criterion.needs:
+                warn_of_thin_groups(self._select_last(self.dense_groups, self.scoring.score()), self.dense_groups)
         self.stages = self.folder.stages
+        self._announced = None if self.folder.saved is None else self.folder.saved[1].get("announced")
         self._scored: dict[str, dict[str, SuiteResult]] = {}
         if self.runtime.is_main:
             self.folder.open_for_writing()
+            self._tell_resumed(observe)
         self.trainer = Trainer(
             self.state,
             task,
@@ -91,7 +133,7 @@ class CompressionRun:
             num_steps=self.timetable.num_steps,
             warm_up_steps=self.timetable.rising,
             seed=config.seed,
-            observe=self._observe,
+            observe=self.observe,
         )
 
     # The verbs
@@ -101,11 +143,12 @@ class CompressionRun:
         counters = self.state.counters
         if counters.step >= until:
             return
-        self._observe(PhaseRecord(counters.step, phase, until, self.timetable.num_steps))
+        self._announce(PhaseRecord(counters.step, phase, until, self.timetable.num_steps))
         sharpness = self.config.sharpness(phase)
         steps = self.timetable.steps_of(phase, self.config)
-        perturber = Perturber(sharpness, steps, self.state.directions, seed=self.config.seed)
-        if sharpness.form.direction != "stale":
+        strength = self.state.strengths.get(self.config.perturbed_with(phase))
+        perturber = Perturber(sharpness, steps, self.state.directions, seed=self.config.seed, strength=strength)
+        if not any(variant.remembers for variant in sharpness.varied):
             self.state.directions.clear()
         to_come = counters.events < len(self.timetable.events)
         criterion, preparation = (self.criterion, self.preparation) if to_come else (None, None)
@@ -114,13 +157,13 @@ class CompressionRun:
             if counters.step >= until and not sharpness.clean_statistics:
                 self.scoring.renew_statistics(self.timetable)
             due = counters.step % self.config.training.checkpoint_every == 0
-            if due and counters.step % math.lcm(sharpness.interval, self.config.pruning.prepare.interval) == 0:
+            if due and counters.step % math.lcm(sharpness.interval, self.preparation.interval) == 0:
                 self.checkpoint()
             if counters.step >= until:
                 return
 
     def prune(self, event: Event) -> None:
-        """Removes, or masks for now, the channels that matter least until the event's limit is met; proves that cut."""
+        """Removes, or keeps back, the channels that matter least until the event's limit is met; proves that cut."""
         if self.state.counters.events >= event.number:
             return
         started = time.perf_counter()
@@ -128,19 +171,22 @@ class CompressionRun:
         state.require_finite()
         self._agree()
         plan = self._select(event)
-        groups, mask = state.groups, state.soft_mask
+        groups, returned = state.groups, state.preparation.returning(plan)
         last = event.number == len(self.timetable.events)
-        for_good = last or not self.config.pruning.prepare.masks
-        mask_error = (cut_ if for_good else mask_)(state, plan, self._probe())
+        compensation = None
+        if last or not state.preparation.holds:
+            mask_error, compensation = cut_(state, plan, self._probe(), self._make_up)
+        else:
+            mask_error = hold_back_(state, plan, self._probe())
         state.evidence.reset()
         state.tried.clear()
         state.counters.events = event.number
         self.trainer.rewrap()
         if last:
-            self.evaluate("pruned")
+            self._evaluate("pruned", state.model)  # no checkpoint yet: the event is not over
         self.scoring.recalibrate()
         removed = sum(widths(groups).values()) - sum(widths(state.groups).values())
-        self._observe(
+        self.observe(
             PruneRecord(
                 step=state.counters.step,
                 event=event.number,
@@ -151,101 +197,156 @@ class CompressionRun:
                 removed=removed,
                 mask_error=mask_error,
                 seconds=time.perf_counter() - started,
-                masked=0 if state.soft_mask is None else state.soft_mask.num_masked,
-                returned=0 if mask is None else mask.returning(plan),
+                masked=state.preparation.num_held,
+                returned=returned,
+                layer_errors=None if compensation is None else compensation.errors,
+                uncompensated=None if compensation is None else compensation.as_they_were,
             )
         )
         self.checkpoint()
 
+    @cached_property
+    def _make_up(self) -> MakeUp | None:
+        """Compensation as the recipe wants it, on the first batches, the same on every rank; None for none."""
+        pruning = self.config.pruning
+        if pruning.compensate == "none":
+            return None
+        example = as_arguments(self.data.example).to_model(self.dense_model)
+        norms = norms_behind(self.dense_model, example)
+
+        def make_up(
+            before: nn.Module, cut: nn.Module, groups: Sequence[ChannelGroup], plan: PruningPlan
+        ) -> Compensation:
+            measured = pruning.compensate == "least_squares"
+            batches = self.first_batches(pruning.compensation_batches) if measured else []
+            found = compensate_(
+                before, cut, groups, plan.kept, pruning.compensate, norms=norms, batches=batches, forward=self.task.loss
+            )
+            self.runtime.average_(cut, found.changed)
+            return found
+
+        return make_up
+
     def _select(self, event: Event) -> PruningPlan:
         """What stays at an event, by the criterion and the selection of the recipe."""
-        scores, options = self.scoring.score(), self.config.pruning
-        if options.selection != "candidates":
-            return self.selection.plan(self.state.groups, scores, event.limit)
-        part = options.candidates.calibration_batches
-        batches = self.first_batches(part + options.candidates.scoring_batches)
-        return find_best(
-            self.selection,
-            self.state,
-            scores,
-            event,
-            Jury(self.task, self.runtime, batches[:part], batches[part:]),
-            seed=self.config.seed,
-            num_events=len(self.timetable.events),
-            observe=self._observe,
-            save=self.checkpoint,
-        )
+        scores, method = self.scoring.score(), self.config.pruning.method
+        if isinstance(method, SearchingMethod):
+            return method.search(self, scores, event)
+        return self.selection.plan(self.state.groups, scores, event.limit)
 
     def _select_last(self, groups: Sequence[ChannelGroup], scores: Scores) -> PruningPlan:
         """What would stay if the last event came now."""
         return self.selection.plan(groups, scores, self.timetable.events[-1].limit)
 
     def evaluate(self, stage: str, model: nn.Module | None = None) -> dict[str, SuiteResult]:
-        """Scores of every suite at a stage; read back from the folder where they were already computed."""
-        if stage in self.stages:
-            return self.stages[stage]
+        """Scores of every suite at a stage; those of the checkpoint where it has them, else computed and kept there."""
+        if stage not in self.stages:
+            self._evaluate(stage, self.state.model if model is None else model)
+            if model is self.dense_model:
+                model.to("cpu")  # nothing needs it again: its memory on a GPU is the run's
+            self.checkpoint()  # a run can be taken up here: the first event comes right after the warm-up
+        return self.stages[stage]
+
+    def _evaluate(self, stage: str, model: nn.Module) -> None:
         started = time.perf_counter()
-        if model is None:
-            model = self.state.model
+        if model is not self.dense_model:
             self.runtime.average_buffers_(model)
         model = model.to(self.runtime.device)
-        weights = digest(model.state_dict().values())
-        if weights not in self._scored:  # a stage that changes nothing, such as a warm-up of no epochs, costs nothing
-            found = {s.name: evaluate_suite(model, self.task, s, self.runtime.device) for s in self.data.suites}
-            self._scored = {weights: found}
-        results = self._scored[weights]
+        digest = digest_of_model(model)
+        if digest not in self._scored:  # a stage that changes nothing, such as a warm-up of no epochs, costs nothing
+            self._scored = {digest: self._scores(model, digest)}
+        results = self._scored[digest]
         if self.config.training.keep_stages:
             plan = {"plan": None if stage == "dense" else self.state.plan.to_json()}
             self.folder.write_weights(stage, model.state_dict(), plan)
         self.folder.write_stage(stage, results)
         scores = {name: result.mean for name, result in results.items()}
-        self._observe(StageRecord(self.state.counters.step, stage, scores, time.perf_counter() - started))
+        seconds, precision = time.perf_counter() - started, self.scoring_precision
+        self.observe(StageRecord(self.state.counters.step, stage, scores, seconds, precision))
         self.stages[stage] = results
-        return results
+
+    def _scores(self, model: nn.Module, digest: str) -> dict[str, SuiteResult]:
+        """Every suite's scores; cells that a killed run left are read, the others shared out over the ranks."""
+        loading, suites = self.config.training.evaluation.loading, self.data.opened_suites
+        device, cells = self.runtime.device, None
+        if self.folder.path is not None:
+            bound = {
+                "model": digest,
+                "task": repr(self.task),
+                "precision": self.scoring_precision,
+                "batches": {suite.name: suite.images_per_batch(loading) for suite in suites},
+                "device": device.type,
+                "torch": torch.__version__,
+                **self._suites_identity,
+            }
+            cells = self.folder.open_cells(bound, is_first=self.runtime.is_main)
+        found = evaluate_suites(
+            model, self.task, suites, device, loading=loading, precision=self.scoring_precision, folder=cells
+        )
+        return suite_results(suites, found)
+
+    @cached_property
+    def _suites_identity(self) -> dict[str, Any]:
+        return suites_identity(self.data.opened_suites)
 
     def final_model(self) -> nn.Module:
         """The model that leaves: the averaged weights if there are any, in evaluation mode."""
         averaged = self.state.averaged
         model = self.state.model if averaged is None else averaged.module
-        assert isinstance(model, nn.Module)
+        if not isinstance(model, nn.Module):
+            raise TypeError(f"the averaged model is {type(model).__name__} instead of a module")
         return model.eval()
 
     def checkpoint(self) -> None:
         """Writes all of the state; without a folder nothing is kept."""
         self._agree()
-        metadata = self.state.metadata() | {"identity": self._identity()}
+        metadata = self.state.metadata() | {"identity": self._identity, "announced": self._announced}
         if self.runtime.scaler is not None:
             metadata["scaler"] = self.runtime.scaler.state_dict()
         self.folder.write_checkpoint(self.state.tensors(), metadata)
 
     def close(self) -> None:
-        """The last checkpoint, and the end of the records."""
-        self.checkpoint()
+        """The end of the records; the last evaluation has left the last checkpoint."""
         self.folder.close()
         self.runtime.wait()
 
     def first_batches(self, count: int) -> list[Any]:
         """Prepared training batches that are the same on every rank."""
-        stream = self._open_stream(whole=True)
-        batches = stream.iterate(0)
-        return [self.task.prepare(next(batches), self.runtime.device) for _ in range(count)]
+        return [self.task.prepare(batch, self.runtime.device) for batch in self._whole_stream.first(count)]
 
     # Opening
 
-    def _open_stream(self, *, whole: bool = False) -> TrainingStream:
+    def _open_stream(self, *, whole: bool = False) -> Stream:
         """This rank's part of the batches, or the whole ones."""
         ranks = {} if whole else {"rank": self.runtime.rank, "world_size": self.runtime.world_size}
-        workers = 0 if whole else self.config.training.num_workers
-        return TrainingStream(
+        return open_stream(
             self.data.train,
-            self.data.augmentation,
+            lambda: self.task.batching(self.data.train, self.data.augmentation),
+            collate=self.task.collate,
             batch_size=self.config.training.batch_size,
             seed=self.config.seed,
-            num_workers=workers,
+            num_workers=0 if whole else self.config.training.num_workers,
             **ranks,
         )
 
     # Small helpers
+
+    def _announce(self, record: PhaseRecord) -> None:
+        """Begins a phase; one that was begun before the checkpoint has its record already."""
+        if self._announced == [record.phase, record.stop]:
+            for watcher in self._watchers[1:]:
+                watcher(record)
+            return
+        self._announced = [record.phase, record.stop]
+        self.observe(record)
+
+    def _tell_resumed(self, observe: Observer) -> None:
+        if self.folder.saved is None and not self.folder.notes:
+            return
+        step, num_steps = self.state.counters.step, self.timetable.num_steps
+        finished = step == num_steps and LAST_STAGE in self.stages
+        notes = (*self.folder.notes, *(() if self.folder.saved is None else self.stream.remarks))
+        observe(ResumeRecord(step, num_steps, finished, notes))
 
     def _agree(self) -> None:
         """Norm statistics and evidence, which each rank gathers by itself, become those of all ranks."""
@@ -253,13 +354,10 @@ class CompressionRun:
         if self.runtime.world_size > 1 and self.state.evidence.count:
             self.state.evidence.reduce(self.runtime.average)
 
-    def _identity(self) -> dict[str, Any]:
-        return identity(self.config, self.dense_groups, self.dense_model, self.task, self.data)
-
-    def _probe(self) -> Tensor:
+    def _probe(self) -> Arguments:
         """Eight random images, the same at every event, on the run's device."""
-        return probe_images(self.data.example_inputs.to(self.runtime.device), seed=self.config.seed)
+        return probe_images(self.data.example.to(self.runtime.device), seed=self.config.seed)
 
-    def _observe(self, record: Record) -> None:
+    def observe(self, record: Record) -> None:
         for watcher in self._watchers:
             watcher(record)

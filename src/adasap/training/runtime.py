@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -13,9 +13,11 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from torch import Tensor, nn
 
+from adasap.checks import require_declared
+from adasap.convolutions import guard_convolutions
 from adasap.errors import RecipeError
-
-Precision = Literal["float32", "bf16", "fp16"]
+from adasap.processor import Precision
+from adasap.training.precision import Asked, settled
 
 
 def is_main_process() -> bool:
@@ -29,26 +31,48 @@ class RuntimeOptions:
 
     Attributes:
         device: `auto` (a GPU if there is one) or `cpu`.
-        precision: `float32`, or automatic mixed precision in `bf16` or `fp16` (GPU only).
+        precision: `float32`, or automatic mixed precision in `bf16` or `fp16` (GPU only). `auto` is bf16 where the
+            device computes it natively (GPUs since Ampere, processors with AVX-512 BF16 or AMX), else float32.
         channels_last: Lay weights and images out channels last; faster on most devices.
     """
 
     device: Literal["auto", "cpu"] = "auto"
-    precision: Precision = "float32"
+    precision: Asked = "auto"
     channels_last: bool = True
+
+    def __post_init__(self) -> None:
+        require_declared(self, RecipeError)
 
 
 class Runtime:
-    """One process of a run: started alone, or by `torchrun` / `accelerate launch` with the same recipe."""
+    """One process of a run: started alone, or by `torchrun` / `accelerate launch` with the same recipe.
 
-    def __init__(self, options: RuntimeOptions) -> None:
+    Args:
+        options: Where and how precisely.
+        begun: The precision of the run that goes on here, if any.
+    Raises:
+        RecipeError: If the precision cannot be had here, or if the processes settle on different ones.
+    """
+
+    def __init__(self, options: RuntimeOptions, *, begun: object = None) -> None:
+        guard_convolutions()
         on_cpu = options.device == "cpu" or not torch.cuda.is_available()
-        if options.precision == "fp16" and on_cpu:
-            raise RecipeError("precision fp16 needs a GPU; use bf16 or float32 on the CPU")
+        self.precision = settled(options.precision, torch.device("cpu" if on_cpu else "cuda"), begun=begun)
         AcceleratorState._reset_state(reset_partial_state=False)  # a second run in this process may differ
-        precision = "no" if options.precision == "float32" else options.precision
+        precision = "no" if self.precision == "float32" else self.precision
         self.accelerator = Accelerator(mixed_precision=precision, cpu=on_cpu)
         self.options = options
+        share = self.average(torch.tensor(float(self.precision == "bf16"), device=self.device)).item()
+        if 0 < share < 1:
+            raise RecipeError("`precision: auto` means bf16 on some of these machines only; give bf16 or float32")
+
+    def settled(self, asked: Precision | Literal["training"]) -> Precision:
+        """The precision of an evaluation; `training` is that of the steps.
+
+        Raises:
+            RecipeError: If it cannot be had here.
+        """
+        return self.precision if asked == "training" else settled(asked, self.device)
 
     @property
     def device(self) -> torch.device:
@@ -114,6 +138,12 @@ class Runtime:
         for buffer in model.buffers() if self.world_size > 1 else ():
             if buffer.is_floating_point():
                 buffer.copy_(self.average(buffer.clone()))
+
+    def average_(self, model: nn.Module, names: Sequence[str]) -> None:
+        """Averages these parameters and buffers over the ranks, in place; the same bits on all of them then."""
+        tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+        for name in names if self.world_size > 1 else ():
+            tensors[name].data.copy_(self.average(tensors[name].detach().clone()))
 
     def wait(self) -> None:
         """Until every rank is here."""

@@ -9,24 +9,24 @@ from typing import Any
 import torch
 from torch import nn
 
-from adasap.criteria import Criterion, Evidence, GatheringCriterion, ReadingSide, build_criterion
+from adasap.criteria import Criterion, Evidence, GatheringCriterion
 from adasap.errors import RecipeError
 from adasap.groups import Scores
 from adasap.pruning import PruningOptions
 from adasap.sharpness import recalibrate_
 from adasap.tasks import Task
+from adasap.training.run_schedule import Timetable
 from adasap.training.runtime import Runtime
 from adasap.training.state import TrainingState
-from adasap.training.timetable import Timetable
 
 
 class Scoring:
     """The criterion of a run with all that it looks at.
 
     Args:
-        criterion: From `criterion_of`.
+        criterion: As the preparation has it.
         options: Of step 2, for the number of batches of norm statistics.
-        state: What is scored; dense weights also where channels are masked.
+        state: What is scored; dense weights also where channels are kept back.
         first_batches: `first_batches(n)` gives prepared training batches, the same on every rank.
     """
 
@@ -72,7 +72,7 @@ class Scoring:
         if self.options.recalibration_batches == 0:
             return
         model = model or self.state.model
-        with self.state.masking(), self.runtime.autocast():
+        with self.state.preparation.applied(), self.runtime.autocast():
             batches = self._first_batches(self.options.recalibration_batches)
             recalibrate_(model, batches, forward=self.task.loss)
         self.runtime.average_buffers_(model)
@@ -93,32 +93,25 @@ class Scoring:
         assert isinstance(criterion, GatheringCriterion)
         batches = self._first_batches(num_batches or criterion.num_batches)
         evidence = Evidence()
-        with self._unmasked():
+        with self._nothing_held_back():
             evidence.add(criterion.gather(self.state.model, self.state.groups, batches, self.task.loss))
         if self.runtime.world_size > 1:
             evidence.reduce(self.runtime.average)
         return evidence.mean()
 
     @contextmanager
-    def _unmasked(self) -> Iterator[None]:
+    def _nothing_held_back(self) -> Iterator[None]:
         """The dense model with its own norm statistics, if some channels are masked; theirs come back afterwards."""
-        mask = self.state.soft_mask
-        if mask is None:
+        preparation = self.state.preparation
+        if not preparation.num_held:
             yield
             return
         saved = [(buffer, buffer.clone()) for buffer in self.state.model.buffers()]
-        self.state.soft_mask = None
         try:
-            self.recalibrate()
-            yield
+            with preparation.suspended():
+                self.recalibrate()
+                yield
         finally:
-            self.state.soft_mask = mask
             with torch.no_grad():
                 for buffer, before in saved:
                     buffer.copy_(before)
-
-
-def criterion_of(options: PruningOptions) -> Criterion:
-    """The criterion of a recipe; under soft masks it is asked about the slices that read a channel."""
-    criterion = build_criterion(options.criterion, **options.criterion_options)
-    return ReadingSide(criterion) if options.prepare.masks else criterion

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, field
-from typing import Any, Literal, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -15,7 +14,8 @@ from torch.optim.swa_utils import AveragedModel
 from adasap.criteria import Evidence
 from adasap.errors import CheckpointError, TrainingError
 from adasap.groups import ChannelGroup
-from adasap.pruning import PruningPlan, SoftMask
+from adasap.pruning import Preparation, PruningPlan
+from adasap.sharpness import Strength
 
 
 @dataclass
@@ -29,26 +29,6 @@ class Counters:
     training_seconds: float = 0.0
 
 
-class Verdict(NamedTuple):
-    """How good a candidate is: the task's mean score (the higher the better) and mean loss on training batches."""
-
-    score: float
-    loss: float
-
-    def rank(self, by: Literal["score", "loss"]) -> tuple[float, float]:
-        """By which candidates are compared, the larger the better; what is not a number is worst.
-
-        Example:
-            >>> Verdict(0.5, 1.0).rank("score") > Verdict(0.5, 2.0).rank("score")
-            True
-            >>> Verdict(float("nan"), float("nan")).rank("loss")
-            (-inf, -inf)
-        """
-        score = -math.inf if math.isnan(self.score) else self.score
-        gain = -math.inf if math.isnan(self.loss) else -self.loss
-        return (score, gain) if by == "score" else (gain, score)
-
-
 @dataclass
 class TrainingState:
     """The moving parts of a run.
@@ -60,9 +40,10 @@ class TrainingState:
         plan: What has been kept so far, in the dense model's indices.
         evidence: Gradient evidence since the last pruning event.
         averaged: Exponential moving average of the weights, if wanted.
-        soft_mask: The channels that are masked until a later event, if any.
-        tried: Verdicts on the first candidates of the coming event.
-        directions: Parameter name -> gradient of the last step, for steps whose direction is stale.
+        preparation: What is done to the channels that are to go.
+        tried: What a searching selection has found at the coming event: numbers for each candidate.
+        directions: Parameter name -> gradient of the last step, for variants of the step that remember it.
+        strengths: Phase -> what its `loss_budget` of the start has measured.
     """
 
     model: nn.Module
@@ -72,13 +53,10 @@ class TrainingState:
     evidence: Evidence
     averaged: AveragedModel | None = None
     counters: Counters = field(default_factory=Counters)
-    soft_mask: SoftMask | None = None
-    tried: list[Verdict] = field(default_factory=list)
+    preparation: Preparation = field(default_factory=Preparation)
+    tried: list[tuple[float, ...]] = field(default_factory=list)
     directions: dict[str, Tensor] = field(default_factory=dict)
-
-    def masking(self) -> AbstractContextManager[None]:
-        """For a pass: what is masked for now is masked inside."""
-        return nullcontext() if self.soft_mask is None else self.soft_mask.applied()
+    strengths: dict[str, Strength] = field(default_factory=dict)
 
     def divergence(self, sign: str) -> TrainingError:
         """The error to raise where training went off to infinity, and by which sign it was noticed."""
@@ -113,10 +91,11 @@ class TrainingState:
         return {
             "counters": asdict(self.counters),
             "plan": self.plan.to_json(),
-            "masked": None if self.soft_mask is None else self.soft_mask.plan.to_json(),
+            "preparation": self.preparation.state(),
             "tried": self.tried,
             "optimizer_groups": optimizer["param_groups"],
             "optimizer_scalars": scalars,
+            **({"strengths": {phase: s.state() for phase, s in self.strengths.items()}} if self.strengths else {}),
         }
 
     def load(self, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> None:
@@ -131,13 +110,15 @@ class TrainingState:
             if self.averaged is not None:
                 self.averaged.load_state_dict(_owned("averaged", tensors))
             self.directions |= _like(dict(self.model.named_parameters()), _owned("direction", tensors))
-        except (RuntimeError, ValueError, KeyError) as error:
+            self.evidence.load(_owned("evidence", tensors))
+            nan = math.nan  # JSON knows no such number: it was kept as null
+            self.tried = [tuple(nan if x is None else x for x in tried) for tried in metadata["tried"]]
+            self.preparation.load(metadata["preparation"], self.model, self.groups)
+            self.counters = Counters(**metadata["counters"])
+            for phase, strength in self.strengths.items():
+                strength.load(metadata["strengths"][phase])
+        except (RuntimeError, ValueError, KeyError, TypeError) as error:
             raise CheckpointError(f"the checkpoint does not fit this run: {error}; start in a new folder") from error
-        self.evidence.load(_owned("evidence", tensors))
-        self.tried = [Verdict(*verdict) for verdict in metadata.get("tried", [])]
-        if masked := metadata.get("masked"):
-            self.soft_mask = SoftMask(self.model, self.groups, PruningPlan.from_json(masked))
-        self.counters = Counters(**metadata["counters"])
 
 
 def _owned(owner: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -1,0 +1,50 @@
+"""The channel groups of a model by name, for people."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from adasap.experiments.name_models import AnyModel, OpenedModel, open_any
+from adasap.groups import ChannelGroup, prunable, trace_groups
+from adasap.pruning import MACs, Parameters
+from adasap.report import Shown, Table
+
+_MOST_NAMES = 4
+
+
+@dataclass(frozen=True, repr=False)
+class ListedGroups(Shown):
+    """The groups of a model; it prints as a table, and what could be saved at most."""
+
+    groups: Sequence[ChannelGroup]
+    opened: OpenedModel
+
+    def parts(self) -> Iterator[Table | str]:
+        """A row for each group, then sums."""
+        rows = [[g.name, str(g.num_channels), _touched(g), "; ".join(g.frozen)] for g in self.groups]
+        yield Table(["group", "channels", "parameters it touches", "frozen because"], rows, left=(0, 2, 3))
+        model, free = self.opened.model, prunable(self.groups)
+        parameters, macs = Parameters(model, self.groups), MACs(model, self.groups, self.opened.example_inputs)
+        yield (
+            f"{len(free)} of {len(self.groups)} groups can be pruned, {sum(g.num_channels for g in free):,} channels; "
+            f"{parameters.dense:,.0f} parameters, {macs.dense:,.0f} MACs at {self.opened.input_size[-1]} px; "
+            f"with one channel per group {parameters.total({g.name: 1 for g in free}):,.0f} parameters would be left."
+        )
+
+
+def _touched(group: ChannelGroup) -> str:
+    names = sorted({slot.name for slot in group.slots if slot.role != "statistic"})
+    more = f" and {len(names) - _MOST_NAMES} more" if len(names) > _MOST_NAMES else ""
+    return ", ".join(names[:_MOST_NAMES]) + more
+
+
+def list_groups(model: AnyModel, *, keep: Sequence[str] = ()) -> ListedGroups:
+    """The channel groups of a model, opened as in `adasap.evaluate` (`adasap.trace_groups`).
+
+    Args:
+        model: A module, a `ModelSpec`, a builder's name, a model file or a recipe.
+        keep: Patterns of modules whose channels stay.
+    """
+    opened = open_any(model)
+    return ListedGroups(trace_groups(opened.model, opened.example_inputs, keep=tuple(keep)), opened)

@@ -1,0 +1,253 @@
+"""One call of an operator in an exported graph: as label rules see it, and as MACs and latency do."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any, Self, TypeAlias
+
+import torch
+from torch import Tensor, fx
+from torch.utils import _pytree as pytree
+
+from adasap.groups.group import Role
+from adasap.groups.labels import LabelBook, along, constant, squeezed, varying
+
+Labels: TypeAlias = Any
+"""The labels of one call: a label tensor, or a tuple or list of them where the operator returns several."""
+
+
+def operator_name(target: Any) -> str:
+    """The name in the registry of what a node calls: ATen's operators without a namespace, others with theirs.
+
+    Example:
+        >>> operator_name(torch.ops.aten.relu_.default), operator_name(torch.ops.prims.add.default)
+        ('relu_', 'prims::add')
+    """
+    if isinstance(target, torch._ops.OpOverload):
+        return target._schema.name.removeprefix("aten::")
+    return getattr(target, "__name__", str(target))
+
+
+def arguments_by_name(node: fx.Node, carried: Callable[[fx.Node], Any]) -> dict[str, Any]:
+    """Arguments by schema name, defaults filled in, nodes replaced by what they carry."""
+
+    def replaced(value: Any) -> Any:
+        return carried(value) if isinstance(value, fx.Node) else value
+
+    args: Any = fx.node.map_aggregate(node.args, replaced)
+    kwargs: Any = fx.node.map_aggregate(node.kwargs, replaced)
+    schema = getattr(node.target, "_schema", None)
+    if schema is None:
+        return {**{str(place): value for place, value in enumerate(args)}, **kwargs}
+    named = {}
+    for place, argument in enumerate(schema.arguments):
+        if place < len(args):
+            named[argument.name] = args[place]
+        else:
+            named[argument.name] = kwargs.get(argument.name, argument.default_value)
+    return named
+
+
+@dataclass
+class OperatorCall:
+    """One node of an exported graph, arguments by name."""
+
+    node: fx.Node
+    arguments: dict[str, Any]
+
+    def __getitem__(self, name: str) -> Any:
+        return self.arguments[name]
+
+    @property
+    def operator(self) -> str:
+        """Name of the operator, as `register_operator` takes it."""
+        return operator_name(self.node.target)
+
+    @property
+    def module(self) -> str:
+        """Qualified name of the module that made the call, `model` for the root."""
+        return self.owners[0] or "model"
+
+    @property
+    def owners(self) -> tuple[str, ...]:
+        """Qualified names of the modules around the call, innermost first."""
+        stack = self.node.meta.get("nn_module_stack") or {"": ("", None)}
+        return tuple(dict.fromkeys(path for path, _ in reversed(stack.values())))
+
+    @property
+    def where(self) -> str:
+        """Operator and module, for messages."""
+        return f"{self.node.target} in {self.module}"
+
+
+@dataclass
+class ShapedCall(OperatorCall):
+    """A call as MACs and latency see it: tensors are nodes of the graph, of which the shapes are known."""
+
+    @classmethod
+    def of(cls, node: fx.Node) -> Self:
+        """The call of a `call_function` node."""
+        return cls(node, arguments_by_name(node, lambda value: value))
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of the result; empty if it is not one tensor."""
+        return shape_of(self.node)
+
+    @property
+    def operands(self) -> tuple[fx.Node, ...]:
+        """The tensor arguments in order, those in lists too."""
+        return tuple(value for value in pytree.tree_leaves(self.arguments) if isinstance(value, fx.Node))
+
+    def sizes(self, name: str) -> tuple[int, ...]:
+        """Shape of one tensor argument."""
+        return shape_of(self[name])
+
+
+def shape_of(node: fx.Node) -> tuple[int, ...]:
+    """Shape of what a node computes; empty if that is not one tensor."""
+    value = node.meta.get("val")
+    return tuple(value.shape) if isinstance(value, Tensor) else ()
+
+
+@dataclass(frozen=True)
+class TensorRef:
+    """A parameter or buffer as an argument: its labels depend on the operator that reads it."""
+
+    name: str
+    shape: tuple[int, ...]
+    role: Role
+
+
+@dataclass(frozen=True)
+class Pad:
+    """A constant padding along a channel axis, and the labels of the positions it created."""
+
+    order: int
+    dim: int
+    rank: int
+    owners: tuple[str, ...]
+    where: str
+    before: Tensor
+    after: Tensor
+
+
+@dataclass(frozen=True)
+class Bound:
+    """An extent along channels that the model's own code may have named: of a view, a part, a slice.
+
+    Attributes:
+        owners: Qualified names of the modules around the call, innermost first.
+        labels: int64 [extent, K]: the labels at each index of that axis.
+    """
+
+    owners: tuple[str, ...]
+    labels: Tensor
+
+
+@dataclass
+class Notes:
+    """What the walk leaves for later steps.
+
+    Attributes:
+        pads: Paddings that created channels.
+        num_pads: All constant paddings met so far, created channels or not.
+        bounded: Operators with fixed bounds along a channel axis; a cut may shift what they take.
+        bounds: The extents of these and of views; an integer attribute may have set them.
+        factors: Labels of channel axes that a view split into factors, constant axes dropped; see `settle_factors`.
+    """
+
+    pads: list[Pad] = field(default_factory=list)
+    num_pads: int = 0
+    bounded: list[str] = field(default_factory=list)
+    bounds: list[Bound] = field(default_factory=list)
+    factors: list[Tensor] = field(default_factory=list)
+
+
+@dataclass
+class LabelledCall(OperatorCall):
+    """A call as label rules see it: tensors are labels of the activations' shapes, or a `TensorRef` for parameters.
+
+    A rule reads the arguments, unites or freezes labels and returns the labels of the result.
+    """
+
+    book: LabelBook
+    notes: Notes
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of the (first) result."""
+        first = next(value for value in pytree.tree_leaves(self.node.meta["val"]) if isinstance(value, Tensor))
+        return tuple(first.shape)
+
+    def labels(self, value: Any) -> Tensor:
+        """A tensor argument as labels; for a parameter, labels along what looks like its channel axis.
+
+        That is its only axis longer than 1, else the first such axis of tensors with four or more axes (a
+        filter, an image-shaped embedding) and the last one of smaller ones (tokens, tables).
+        """
+        if isinstance(value, Tensor):
+            return value
+        long = [dim for dim, size in enumerate(value.shape) if size > 1]
+        if not long:
+            return constant(0, value.shape)
+        dim = long[0] if len(value.shape) >= 4 else long[-1]
+        return along(self.axis(value, dim), dim, value.shape)
+
+    def axis(self, ref: TensorRef, dim: int, role: Role | None = None) -> Tensor:
+        """The labels of one axis of a parameter or buffer."""
+        return self.book.axis(ref.name, dim, ref.shape[dim], role or ref.role)
+
+    def tensors(self) -> Iterator[Tensor | TensorRef]:
+        """All tensor arguments, those in lists too."""
+        for value in pytree.tree_leaves(self.arguments, is_leaf=lambda leaf: isinstance(leaf, TensorRef)):
+            if isinstance(value, (Tensor, TensorRef)):
+                yield value
+
+    def read(self, labels: Tensor, dim: int) -> Tensor | None:
+        """The channels along one axis, int64 [C]; None, and all frozen, if other axes carry channels."""
+        others = set(range(labels.dim())) - {dim % labels.dim()}
+        columns = self.book.collapse(labels, others)
+        if columns is None:
+            self.book.freeze(labels, f"{self.where} reads an axis that is not its channels' own")
+            return None
+        return columns.flatten()
+
+    def attach(self, channels: Tensor | None, axis: Tensor) -> None:
+        """Unite an axis of a parameter with the channels it works on; freeze it where they are unknown."""
+        if channels is None:
+            self.book.freeze(axis, f"{self.where} reads an axis that is not its channels' own")
+        elif channels.shape == axis.shape:
+            self.book.unite(channels, axis)
+        else:
+            self.book.freeze(channels, f"{self.where} has a parameter of another width")
+            self.book.freeze(axis, f"{self.where} has a parameter of another width")
+
+    def freeze_all(self, reason: str) -> Labels:
+        """Freeze whatever the call touches; its results carry this reason on."""
+        carries = False
+        for value in self.tensors():
+            labels = self.labels(value)
+            carries = carries or bool((labels != 0).any())
+            self.book.freeze(labels, reason)
+        label = self.book.source(reason) if carries else 0
+        return self.like_result(label)
+
+    def like_result(self, label: int) -> Labels:
+        """The same label for every element of every result."""
+        return pytree.tree_map(
+            lambda value: constant(label, value.shape) if isinstance(value, Tensor) else value,
+            self.node.meta["val"],
+        )
+
+    def note_bounds(self, labels: Tensor, dim: int) -> None:
+        """Remember a call with fixed bounds if it works along channels."""
+        if dim % labels.dim() in varying(labels):
+            self.notes.bounded.append(self.where)
+
+    def note_extent(self, labels: Tensor, dim: int) -> None:
+        """Remember how long an axis is on which channels lie: an attribute may have set it."""
+        if dim % labels.dim() in varying(labels):
+            rows = squeezed(labels).movedim(dim, 0).flatten(1) if labels.dim() > 1 else labels.unsqueeze(1)
+            self.notes.bounds.append(Bound(self.owners, rows))

@@ -1,0 +1,108 @@
+"""Models as they were: whatever forward or export writes on the modules is taken back."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import types
+from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+_CONTAINERS = (list, dict, set, deque)
+_FOREIGN = frozenset({"torch", "numpy", *sys.stdlib_module_names})
+"""Packages whose objects are not a model's state: locks, loggers, process groups."""
+
+
+@contextmanager
+def preserved(model: nn.Module) -> Iterator[None]:
+    """Inside, forward may write on the modules; afterwards every attribute is what it was, also after an error.
+
+    That are attributes of the modules and of plain objects they hold, the contents of their lists, dictionaries and
+    sets, which tensors are parameters and buffers, buffers that were written in place, `requires_grad`, gradients,
+    modes, and torch's random state.
+
+    Example:
+        >>> class Counting(nn.Identity):
+        ...     def forward(self, x):
+        ...         self.last = x
+        ...         return x
+        >>> net = Counting()
+        >>> with preserved(net):
+        ...     _ = net(torch.zeros(1))
+        >>> hasattr(net, "last")
+        False
+    """
+    contents = [(holder, _contents(holder)) for holder in _holders(model)]
+    buffers = [(buffer, buffer._version, buffer.clone()) for buffer in model.buffers() if not buffer.is_inference()]
+    parameters = [(parameter, parameter.requires_grad, parameter.grad) for parameter in model.parameters()]
+    devices = {tensor.device for tensor in (*model.parameters(), *model.buffers())}
+    accelerators = sorted(device.index or 0 for device in devices if device.type == "cuda")
+    try:
+        with torch.random.fork_rng(devices=accelerators):
+            yield
+    finally:
+        for holder, held in contents:
+            _write_back_(holder, held)
+        for buffer, version, values in buffers:
+            if buffer._version != version:
+                buffer.data.copy_(values)
+        for parameter, requires_grad, gradient in parameters:
+            parameter.requires_grad_(requires_grad).grad = gradient
+
+
+def tensors_with_graph(model: nn.Module) -> Iterator[Tensor]:
+    """Tensors that an earlier forward left on the modules with their graph; `copy.deepcopy` refuses them."""
+    for holder in _holders(model):
+        for value in _values(holder):
+            if isinstance(value, Tensor) and not value.is_leaf:
+                yield value
+
+
+def _holders(model: nn.Module) -> Iterator[Any]:
+    """All modules, plain objects and containers that can be reached from a model's attributes, each once."""
+    waiting: list[Any] = [model]
+    seen: set[int] = set()
+    while waiting:
+        holder = waiting.pop()
+        if id(holder) not in seen:
+            seen.add(id(holder))
+            yield holder
+            waiting += filter(_holds_state, _values(holder))
+
+
+def _values(holder: Any) -> list[Any]:
+    held = _held(holder)
+    return list(held.values()) if isinstance(held, dict) else list(held)
+
+
+def _held(holder: Any) -> Any:
+    return holder if isinstance(holder, (*_CONTAINERS, tuple)) else vars(holder)
+
+
+def _holds_state(value: Any) -> bool:
+    if isinstance(value, (nn.Module, *_CONTAINERS, tuple, types.SimpleNamespace, argparse.Namespace)):
+        return True
+    if isinstance(value, Tensor | type) or not hasattr(value, "__dict__"):
+        return False
+    return type(value).__module__.partition(".")[0] not in _FOREIGN
+
+
+def _contents(holder: Any) -> Any:
+    held = _held(holder)
+    return dict(held) if isinstance(held, dict) else list(held)
+
+
+def _write_back_(holder: Any, contents: Any) -> None:
+    held = _held(holder)
+    if isinstance(held, tuple):
+        return
+    held.clear()
+    if isinstance(held, dict | set):
+        held.update(contents)
+    else:
+        held.extend(contents)

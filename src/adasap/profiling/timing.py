@@ -1,0 +1,216 @@
+"""Measuring: single layers, to fill a latency table, and whole models that take turns."""
+
+from __future__ import annotations
+
+import platform
+import statistics
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from adasap.checks import require_declared
+from adasap.errors import ArgumentError
+from adasap.groups.bare import workable
+from adasap.groups.fake_model import copied
+from adasap.groups.inputs import Arguments, ExampleInputs, as_arguments
+from adasap.memory import kept_memory
+from adasap.processor import DTYPES, Precision
+from adasap.profiling.layers import LayerCall
+from adasap.profiling.table import LatencyTable
+
+
+@dataclass(frozen=True)
+class Setting:
+    """Under what a model is timed.
+
+    Attributes:
+        device: Such as "cpu" or "cuda:0".
+        threads: Of the CPU; None leaves them as they are.
+        precision: Number type of weights and activations.
+        channels_last: Memory format of images and convolutions.
+        compiled: Through `torch.compile`.
+    """
+
+    device: str = "cpu"
+    threads: int | None = None
+    precision: Precision = "float32"
+    channels_last: bool = True
+    compiled: bool = False
+
+    def __post_init__(self) -> None:
+        require_declared(self, ArgumentError)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The number type itself."""
+        return DTYPES[self.precision]
+
+    def place(self, model: nn.Module) -> nn.Module:
+        """A copy in evaluation mode, ready to be timed."""
+        model = copied(workable(model)).eval().to(self.device, self.dtype)
+        placed: nn.Module = self.compile(model.to(memory_format=self._memory_format))
+        return placed
+
+    def batch(self, example_inputs: ExampleInputs, size: int) -> Arguments:
+        """The first example so many times, on the device and of the number type."""
+
+        def placed(tensor: Tensor) -> Tensor:
+            tensor = tensor.to(self.device, self.dtype) if tensor.is_floating_point() else tensor.to(self.device)
+            return tensor.contiguous(memory_format=self._memory_format) if tensor.ndim == 4 else tensor
+
+        return as_arguments(example_inputs).rows(1).rows(size).map(placed)
+
+    def compile(self, run: Any) -> Any:
+        """The module or function, compiled for its very shapes if the setting says so."""
+        return torch.compile(run, dynamic=False) if self.compiled else run
+
+    @contextmanager
+    def applied(self) -> Iterator[None]:
+        """Inside, no gradients are kept, the CPU has its threads, and memory stays with the process.
+
+        glibc gives large buffers back after every operator, and the next one waits for fresh pages, in one process more
+        than in another (benchmarks/kept_memory.py). Serving processes keep them.
+        """
+        before = torch.get_num_threads()
+        torch.set_num_threads(self.threads or before)
+        limits = torch._dynamo.config.patch(recompile_limit=1024, accumulated_recompile_limit=65536)
+        try:
+            with torch.inference_mode(), limits, kept_memory():
+                yield
+        finally:
+            torch.set_num_threads(before)
+
+    def describe(self) -> dict[str, Any]:
+        """The setting and the machine, without its name; ready for JSON."""
+        on_gpu = torch.device(self.device).type == "cuda"
+        return {
+            "device": torch.device(self.device).type,
+            "processor": torch.cuda.get_device_name(self.device) if on_gpu else _processor(),
+            "threads": self.threads or torch.get_num_threads(),
+            "precision": self.precision,
+            "channels_last": self.channels_last,
+            "compiled": self.compiled,
+            "torch": torch.__version__,
+        }
+
+    @property
+    def _memory_format(self) -> torch.memory_format:
+        return torch.channels_last if self.channels_last else torch.contiguous_format
+
+
+@dataclass(frozen=True)
+class TimingOptions:
+    """How long to measure.
+
+    Attributes:
+        repeats: Runs of one layer at least; the median counts.
+        milliseconds: Time spent on one layer at least.
+        rounds: Turns of each whole model at least.
+        seconds: Time spent on a comparison of whole models at least.
+    """
+
+    repeats: int = 7
+    milliseconds: float = 15.0
+    rounds: int = 15
+    seconds: float = 10.0
+
+    def __post_init__(self) -> None:
+        require_declared(self, ArgumentError)
+
+
+def measure_layers_(
+    table: LatencyTable,
+    calls: Sequence[LayerCall],
+    setting: Setting,
+    options: TimingOptions,
+    done: Callable[[int, int], None],
+    *,
+    weight_bytes: int = 64_000_000,
+) -> None:
+    """Fills the table with what it lacks.
+
+    Args:
+        table: Changed in place.
+        calls: Of the model, see `adasap.profiling.layers`.
+        setting: Under which the layers are timed.
+        options: How long.
+        done: Called after every point with the number of measured and of wanted points, so that it can save.
+        weight_bytes: What lies between two uses of a layer's weights in the network, that is the size of all its
+            weights; so much is cycled through, so that a layer's weights are in the cache only if they are there in
+            the network.
+    """
+    todo = table.missing(calls)
+    with setting.applied():
+        for number, (call, point) in enumerate(todo, start=1):
+            measured = time_layer_ms(call, point, setting, options, weight_bytes=weight_bytes)
+            table.points.setdefault(call.key, {})[point] = measured
+            done(number, len(todo))
+
+
+def time_layer_ms(
+    call: LayerCall, at: Sequence[float], setting: Setting, options: TimingOptions, *, weight_bytes: int
+) -> float:
+    """Median milliseconds of one call at these widths."""
+    device = torch.device(setting.device)
+    if setting.compiled:
+        torch._dynamo.reset()  # else every shape looks through those before it
+        weight_bytes = 0  # one set of weights, one compilation
+    drawn = call.runners(at, device, setting.dtype, weight_bytes=weight_bytes, channels_last=setting.channels_last)
+    runners = [setting.compile(runner) for runner in drawn]
+    for runner in runners[:3]:
+        runner()
+    times: list[float] = []
+    while len(times) < options.repeats or (sum(times) < options.milliseconds and len(times) < 300):
+        times.append(timed_ms(runners[len(times) % len(runners)], device))
+    return statistics.median(times)
+
+
+def time_models_ms(
+    models: Mapping[str, Callable[..., Any]], batch: ExampleInputs, *, rounds: int = 10, seconds: float = 2.0
+) -> dict[str, list[float]]:
+    """Milliseconds of each forward pass; models take turns, so that a busy machine is unfair to none.
+
+    At its turn a model runs twice and the second pass counts: after the others its weights have left the cache.
+    Call it inside `Setting.applied`, with models and batch that it placed.
+    """
+    inputs = as_arguments(batch)
+    device = inputs.tensors[0].device
+    times: dict[str, list[float]] = {name: [] for name in models}
+    for _ in range(3):
+        for model in models.values():
+            inputs.call(model)
+    started = time.perf_counter()
+    while min(map(len, times.values())) < rounds or time.perf_counter() - started < seconds:
+        for name, model in models.items():
+            inputs.call(model)
+            times[name].append(timed_ms(lambda run=model: inputs.call(run), device))  # type: ignore[misc]
+    return times
+
+
+def timed_ms(run: Callable[[], Any], device: torch.device) -> float:
+    """Milliseconds of one call, the device's work included."""
+    _synchronize(device)
+    started = time.perf_counter()
+    run()
+    _synchronize(device)
+    return (time.perf_counter() - started) * 1e3
+
+
+def _synchronize(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.machine()

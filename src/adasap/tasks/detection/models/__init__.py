@@ -1,0 +1,1 @@
+"""Small and large SSDs, and torchvision's detectors behind one interface."""

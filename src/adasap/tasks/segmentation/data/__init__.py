@@ -1,0 +1,1 @@
+"""Images with masks: readers, checks, augmentation, drawn shapes."""
