@@ -157,12 +157,13 @@ def test_the_theme_follows_the_system_and_the_button(opened: Open) -> None:
         getComputedStyle(document.querySelector("[data-figure='widths-0'] .points path:last-child")).fill,
         getComputedStyle(document.querySelector("[data-figure='widths-0'] .xtick text")).fill]"""
     dark = page.evaluate(look)
+    assert page.locator("#theme").text_content() == "Light theme"
     page.locator("#theme").click()
     light = page.evaluate(look)
     assert dark[0] == "rgb(19, 20, 25)"
     assert light[0] == "rgb(247, 246, 242)"
     assert light[2] != dark[2]
-    assert page.locator("#theme").get_attribute("aria-pressed") == "false"
+    assert page.locator("#theme").text_content() == "Dark theme"
     assert opened(color_scheme="light").evaluate(look) == light
 
 

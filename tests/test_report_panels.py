@@ -19,11 +19,13 @@ import adasap.report.panels as panels
 from adasap.cli import app
 from adasap.errors import ArgumentError, DataError
 from adasap.evaluation import CLEAN, SuiteResult
+from adasap.evaluation.statistics import Interval
 from adasap.experiments.page import write_page
 from adasap.experiments.sweep.table import means_table, primary_line, sweep_text
 from adasap.metric import Metric
 from adasap.report.comparison import Comparison, compare_runs
 from adasap.report.figures import Figure, styled
+from adasap.report.figures_scores import gain_bars
 from adasap.report.files import change_table, gain_table, report_data
 from adasap.report.panel import Block, Content, Panel, arranged, blocks_by_run
 from adasap.report.panels import COMMON
@@ -95,6 +97,7 @@ def test_lower_is_better_in_tiles_tables_and_gains() -> None:
     shown = page.tile(clean, found.metric)
     assert (shown["before"], shown["after"]) == ("1.50 dots", "2.50 dots")
     assert shown["detail"] == "+1.00 (+1.00 to +1.00) dots, worse"
+    assert (shown["label"], shown["verdict"]) == ("count error <dots>, clean", "lost")
     assert shown["bars"] == (60.0, 100.0)
     assert "| clean | 1.50 dots | 2.50 dots | +1.00 (+1.00 to +1.00) dots, worse |" in str(
         change_table(found.changes["dots"], found.metric)
@@ -104,6 +107,24 @@ def test_lower_is_better_in_tiles_tables_and_gains() -> None:
     assert "| fog | +1.00 (+1.00 to +1.00) |" in str(gain_table(found))
     assert report_data(found)["metric"] == vars(COUNT_ERROR)
     assert {row["metric"] for row in report_data(found)["runs"]["dots"]["metrics"]} == {"bias"}
+
+
+def test_a_difference_whose_interval_holds_zero_is_grey_and_said() -> None:
+    found = compare_runs([DOTS])
+    clean = next(change for change in found.changes["dots"] if change.quantity == "clean")
+    shown = page.tile(replace(clean, difference=Interval(0.5, -0.1, 1.1)), found.metric)
+    assert shown["verdict"] == "undecided"
+    assert shown["detail"].endswith("no difference that shows")
+    gains = [replace(gain, difference=Interval(-0.5, -1.0, 0.1)) for gain in found.gains["dots"]]
+    wins, losses, undecided = gain_bars(gains, "dense", found.metric, "gains").plot.data
+    assert (len(wins.y), len(losses.y), len(undecided.y)) == (0, 0, 2)
+    assert undecided.marker.color == "var(--dense)"
+
+
+def test_sizes_say_how_much_smaller() -> None:
+    found = compare_runs([DOTS])
+    macs = next(change for change in found.changes["dots"] if change.quantity == "MACs")
+    assert "x smaller, " in page.tile(macs, found.metric)["detail"]
 
 
 def test_a_file_in_the_folder_of_panels_is_on_the_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -134,7 +155,8 @@ def test_lower_is_better_in_figures() -> None:
     assert layout.yaxis.title.text == "corrupted count error &lt;dots&gt; (dots)"
     assert [view.layout["xaxis.autorange"] for view in figures["trade-off"].views] == ["reversed", True, True, True]
     assert "Lower count error <dots> is better" in figures["trade-off"].caption
-    wins, losses = figures["gains-0"].plot.data
+    wins, losses, undecided = figures["gains-0"].plot.data
+    assert len(undecided.y) == 0
     assert (list(wins.y), list(wins.x)) == (["fog"], [1.0])
     assert (list(losses.y), list(losses.x)) == (["snow"], [-3.0])
     assert "dense minus this run" in figures["gains-0"].caption

@@ -21,6 +21,7 @@ from adasap.report.format import (
     score_interval,
     score_number,
     score_text,
+    shows,
     unit_bracket,
     value_text,
 )
@@ -169,11 +170,17 @@ def _error(value: Interval, metric: Metric, colour: str) -> dict[str, Any]:
 
 
 def gain_bars(gains: Sequence[Gain], baseline: str, metric: Metric, key: str) -> Figure:
-    """Bars of the gain per corruption with paired intervals, better to the right; stripes mark a loss."""
-    wins = [gain for gain in gains if gain_of(gain.difference, metric).value >= 0]
-    losses = [gain for gain in gains if gain_of(gain.difference, metric).value < 0]
+    """Bars of the gain per corruption with paired intervals, better to the right.
+
+    Stripes mark a loss, grey bars what may be none of both: their intervals hold 0.
+    """
+    undecided = [gain for gain in gains if not shows(gain.difference)]
+    decided = [gain for gain in gains if shows(gain.difference)]
+    wins = [gain for gain in decided if gain_of(gain.difference, metric).value > 0]
+    losses = [gain for gain in decided if gain_of(gain.difference, metric).value < 0]
     drawn = plotted(metric)
-    parts = (_bars(wins, drawn, "var(--good)", ""), _bars(losses, drawn, "var(--bad)", "/"))
+    looks = ((wins, "var(--good)", ""), (losses, "var(--bad)", "/"), (undecided, "var(--dense)", ""))
+    parts = [_bars(some, drawn, colour, pattern) for some, colour, pattern in looks]
     plot = styled(go.Figure(parts), height=90 + 30 * len(gains), barmode="overlay", bargap=0.35, showlegend=False)
     title = "percentage points" if metric.unit == "%" else axis_title(drawn)
     plot.update_xaxes(title_text=title, zeroline=True, zerolinewidth=1.5)
@@ -190,7 +197,7 @@ def gain_bars(gains: Sequence[Gain], baseline: str, metric: Metric, key: str) ->
         key=key,
         title="Gain per corruption",
         caption=f"{order_of}, mean over severities, with paired 95 % intervals over test images. "
-        "Striped bars are losses; an interval that crosses zero is no evidence of either.",
+        "Striped bars are losses; grey ones are neither: their intervals hold zero.",
         plot=plot,
         table=Table(header, rows),
     )

@@ -92,6 +92,29 @@ def better_or_worse(difference: float) -> str:
     return "better" if difference < 0 else "worse" if difference > 0 else "as before"
 
 
+def shows(difference: Interval) -> bool:
+    """Whether a difference is one: its interval does not hold 0.
+
+    Example:
+        >>> shows(Interval(0.012, -0.001, 0.02)), shows(Interval(0.012, 0.001, 0.02)), shows(Interval(0.0, 0.0, 0.0))
+        (False, True, False)
+    """
+    return not difference.low <= 0 <= difference.high
+
+
+def smaller_text(before: float, after: float) -> str:
+    """How much smaller something became.
+
+    Example:
+        >>> smaller_text(41_500_000, 13_000_000), smaller_text(100, 100), smaller_text(100, 125)
+        ('3.19x smaller', 'as large', '1.25x larger')
+    """
+    if before == after or not (before and after):
+        return "as large" if before == after else ""
+    ratio = max(before, after) / min(before, after)
+    return f"{three_digits(ratio)}x {'smaller' if after < before else 'larger'}"
+
+
 def gain_of(difference: Interval, metric: Metric) -> Interval:
     """A difference of scores turned so that more is better.
 

@@ -16,7 +16,8 @@ from adasap.io import atomic_write
 from adasap.metric import Metric
 from adasap.report.comparison import Change, Comparison
 from adasap.report.files import PAGE, change_value, csv_text, report_data
-from adasap.report.format import difference_text, score_number, value_text
+from adasap.report.format import difference_text, gain_of, score_number, shows, smaller_text, value_text
+from adasap.report.glossary import words
 from adasap.report.panel import Content, Panel, arranged
 from adasap.report.panels import COMMON, panels_beside
 from adasap.report.pictures import data_uri
@@ -95,6 +96,7 @@ def _page(found: Comparison, downloads: Mapping[str, str], shown: Shown) -> str:
         "metric": found.metric,
         "images": len(runs[0].scores("dense")["clean"].per_image()),
         "runs": heads,
+        "words": words(found.metric),
         "panels": parts,
         "style": Markup("\n".join(style.read_text() for style in _styles(shown))),
         **scripts({figure.key: figure.to_json() for figure in figures}),
@@ -121,19 +123,26 @@ def tile(change: Change, metric: Metric) -> dict[str, Any]:
     """A headline tile: before, after, the difference in words, and two bars in per cent of their full length."""
     before, after = change.before.value, change.after.value
     full = 1.0 if change.is_score and metric.unit == "%" else max(before, after) or 1.0
+    verdict = ""
     if change.difference is not None:
         detail = difference_text(change.difference, metric)
+        if not shows(change.difference):
+            verdict, detail = "undecided", f"{detail}, no difference that shows"
+        else:
+            verdict = "gained" if gain_of(change.difference, metric).value > 0 else "lost"
     elif change.unit == "ms":
         detail = f"{before / after:.2f} times as fast; 95 % of calls within {value_text(change.after.high, 'ms')}"
     else:
-        detail = f"{after / before:.3f} of the dense model" if before else ""
+        detail = f"{smaller_text(before, after)}, {after / before:.3f} of the dense model" if before else ""
     ends = [
         f"{score_number(end.low, metric)} to {score_number(end.high, metric)} {metric.unit}".rstrip()
         for end in (change.before, change.after)
     ]
     return {
-        "label": change.quantity,
+        "label": f"{metric.label}, {change.quantity}" if change.is_score else change.quantity,
         "role": change.role,
+        "kind": change.role if change.role in ("corrupted", "shifted") and change.role != change.quantity else "",
+        "verdict": verdict,
         "before": change_value(change, before, metric),
         "after": change_value(change, after, metric),
         "detail": detail,

@@ -47,9 +47,7 @@
   // Light and dark
   function setTheme(theme) {
     root.dataset.theme = theme;
-    const button = document.getElementById("theme");
-    button.setAttribute("aria-pressed", String(theme === "dark"));
-    button.textContent = "Dark";
+    document.getElementById("theme").textContent = theme === "dark" ? "Light theme" : "Dark theme";
   }
   document.getElementById("theme").addEventListener("click", () => {
     setTheme(root.dataset.theme === "dark" ? "light" : "dark");

@@ -80,7 +80,7 @@ class ClassificationTask(BaseTask[ClassificationBatch]):
     """
 
     name = "classification"
-    primary_metric = Metric("accuracy", "accuracy")
+    primary_metric = Metric("accuracy", "accuracy", meaning="share of images whose true class gets the highest score")
     options_type: ClassVar[type[Any]] = ClassificationOptions
     augmentation_type: ClassVar[type[Any]] = Augmentation
 

@@ -72,7 +72,12 @@ class DetectionTask(BaseTask[DetectionBatch]):
     """
 
     name = "detection"
-    primary_metric = Metric("map50", "AP50")
+    primary_metric = Metric(
+        "map50",
+        "AP50",
+        meaning="average precision of the boxes found, mean over the classes; a box is right where it and a true one "
+        "share half of the area that they cover together",
+    )
     options_type: ClassVar[type[Any]] = DetectionOptions
     augmentation_type: ClassVar[type[Any]] = DetectionAugmentation
 

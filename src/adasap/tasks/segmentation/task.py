@@ -74,7 +74,11 @@ class SegmentationTask(BaseTask[SegmentationBatch]):
     """
 
     name = "segmentation"
-    primary_metric = Metric("miou", "mIoU")
+    primary_metric = Metric(
+        "miou",
+        "mIoU",
+        meaning="pixels that answer and mask share, divided by those that either has, mean over the classes",
+    )
     options_type: ClassVar[type[Any]] = SegmentationOptions
     augmentation_type: ClassVar[type[Any]] = SegmentationAugmentation
 
