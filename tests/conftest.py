@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.get_closest_marker("shared_data"):
             item.add_marker(absent)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def quick_timings() -> Iterator[None]:
+    """Runs are timed by ten calls, not for two seconds a batch size: no test is about how fast this machine is."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("adasap.experiments.compress.LATENCY_SECONDS", 0.0)
+        yield
 
 
 @pytest.fixture(scope="session")

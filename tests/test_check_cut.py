@@ -31,13 +31,8 @@ def proven(model: nn.Module, images: Tensor, num_prunable: int) -> CutProof:
     [
         ("resnet18", 32, 12),
         pytest.param("mobilenet_v2", 32, 25, marks=pytest.mark.slow),
-        pytest.param("resnet50", 32, 37, marks=pytest.mark.slow),
         pytest.param("resnext50_32x4d", 32, 21, marks=pytest.mark.slow),
-        pytest.param("vgg16_bn", 32, 15, marks=pytest.mark.slow),
-        pytest.param("densenet121", 32, 120, marks=pytest.mark.slow),
         pytest.param("efficientnet_b0", 64, 40, marks=pytest.mark.slow),
-        pytest.param("mobilenet_v3_small", 64, 27, marks=pytest.mark.slow),
-        pytest.param("regnet_y_400mf", 32, 37, marks=pytest.mark.slow),
         pytest.param("squeezenet1_1", 64, 25, marks=pytest.mark.slow),
     ],
 )
@@ -46,14 +41,18 @@ def test_cutting_a_torchvision_model_equals_masking_it(name: str, size: int, num
     assert proof.holds, str(proof)
 
 
+def test_cutting_a_densenet_equals_masking_it() -> None:
+    """Twelve layers, of which every one reads all before it in its block."""
+    model = torchvision.models.DenseNet(growth_rate=8, block_config=(2, 4, 4, 2), num_init_features=16)
+    proof = proven(model, torch.zeros(2, 3, 32, 32), 2 * 12 + 1 + 3)
+    assert proof.holds, str(proof)
+
+
 @pytest.mark.parametrize(
     ("builder", "num_prunable"),
     [
         ("cifar_resnet20", 12),
-        *(
-            pytest.param(f"cifar_resnet{depth}", (depth - 2) // 2 + 3, marks=pytest.mark.slow)
-            for depth in (32, 44, 56, 110)
-        ),
+        pytest.param("cifar_resnet56", 30, marks=pytest.mark.slow),
     ],
 )
 def test_cutting_a_cifar_resnet_equals_masking_it(builder: str, num_prunable: int) -> None:

@@ -60,70 +60,36 @@ def test_killed_ten_times_at_seeded_moments() -> None:
 
 
 KILLED = """
-import os, signal, sys
+import os, signal
+import adasap.sharpness.step
 from adasap.cli.main import main
-calls = 0
-def killing(function, at, before):
-    def wrapped(*arguments, **options):
-        global calls
-        calls += 1
-        if calls == at and before:
-            os.kill(os.getpid(), signal.SIGKILL)
-        result = function(*arguments, **options)
-        if calls == at:
-            os.kill(os.getpid(), signal.SIGKILL)
-        return result
-    return wrapped
-import adasap.sharpness.step, adasap.training.pruning_event
-moment = sys.argv.pop(1)
-if moment == "between the passes":
-    step = adasap.sharpness.step.Step
-    step._pass = killing(step._pass, 20, before=True)  # an even pass: the weights are the moved ones
-elif moment == "during a write":
-    step, make, passes = adasap.sharpness.step.Step, adasap.sharpness.step.Step._pass, []
-    def begun(*arguments):  # what was written before the first steps are scores
-        passes.append(0)
-        if len(passes) == 8:
-            os.fsync = killing(os.fsync, 3, before=True)
-        return make(*arguments)
-    step._pass = begun
-elif moment == "right after surgery":
-    adasap.training.pruning_event.apply_plan_ = killing(adasap.training.pruning_event.apply_plan_, 3, before=False)
+calls, step = 0, adasap.sharpness.step.Step
+def killing(*arguments, run=step._pass, **options):
+    global calls
+    calls += 1
+    if calls == 20:  # an even pass: the weights are the moved ones
+        os.kill(os.getpid(), signal.SIGKILL)
+    return run(*arguments, **options)
+step._pass = killing
 main()
 """
 
 
-@pytest.fixture(scope="module")
-def whole_run(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Tree], Path]:
-    """The folder of an uninterrupted run, made once for all moments."""
-    made: dict[str, Path] = {}
-
-    def run(tree: Tree) -> Path:
-        text = yaml.safe_dump(tree)
-        if text not in made:
-            made[text] = tmp_path_factory.mktemp("whole")
-            (made[text] / "tiny.yaml").write_text(text)
-            whole = command(made[text] / "tiny.yaml", made[text])
-            subprocess.run(whole, check=True, env=environment(), capture_output=True)
-        return made[text]
-
-    return run
-
-
 @pytest.mark.slow
-@pytest.mark.parametrize("moment", ["between the passes", "during a write", "right after surgery"])
-def test_killed_at_a_chosen_moment(
-    tiny_recipe: Callable[..., Tree], whole_run: Callable[[Tree], Path], tmp_path: Path, moment: str
+def test_the_command_line_goes_on_after_a_kill_between_the_passes(
+    tiny_recipe: Callable[..., Tree], tmp_path: Path
 ) -> None:
+    """Reader processes and bf16 included; `kill_runs.py` has the other moments."""
     tree = tiny_recipe(
         training={"checkpoint_every": 2, "num_workers": 1, "runtime": {"precision": "bf16"}, "batch_size": 32},
         warm_up={"epochs": 1, "sharpness": {"refresh": 2}},
         pruning={"criterion": "taylor_norm", "events": 4},
     )
-    whole = whole_run(tree)
-    recipe = whole / "tiny.yaml"
+    whole, recipe = tmp_path / "whole", tmp_path / "tiny.yaml"
+    recipe.write_text(yaml.safe_dump(tree))
+    subprocess.run(command(recipe, whole), check=True, env=environment(), capture_output=True)
     (tmp_path / "killed.py").write_text(KILLED)
-    arguments = [str(tmp_path / "killed.py"), moment, *command(recipe, tmp_path)[3:]]
+    arguments = [str(tmp_path / "killed.py"), *command(recipe, tmp_path)[3:]]
     died = subprocess.run([sys.executable, *arguments], env=environment(), capture_output=True, text=True)
     assert died.returncode == -signal.SIGKILL, died.stderr
     assert 0 < len(losses_of(tmp_path)) < len(losses_of(whole))

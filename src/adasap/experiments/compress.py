@@ -44,6 +44,9 @@ from adasap.training import Observer, Record, ResumeRecord, derived_seed, ignore
 from adasap.training.fingerprint import differences
 from adasap.training.tensorboard import TensorBoardObserver
 
+LATENCY_SECONDS = 2.0
+"""Spent on each batch size when a finished run is timed, both models together."""
+
 
 @dataclasses.dataclass(frozen=True, repr=False)
 class FinishedRun(Shown):
@@ -258,7 +261,7 @@ def run_recipe(
         return left
     images = () if brief else task.timed_images(data)
     models = {"dense": dense, "compressed": result.model}
-    profiles = profile_models(models, data.example, images=images, seconds=0.0 if brief else 2.0)
+    profiles = profile_models(models, data.example, images=images, seconds=0.0 if brief else LATENCY_SECONDS)
     target = measure_target(recipe.pruning.budget, models, result.dense_groups, data.example, profiles)
     seconds = time.perf_counter() - started
     run = FinishedRun(folder, result, profiles, seconds, record, classes, str(target), recipe=recipe)
