@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from adasap.experiments.profile import profile
     from adasap.experiments.recipe import Recipe, read_recipe
     from adasap.experiments.sweep.run import sweep
-    from adasap.export import export_model, load, save
+    from adasap.export import export_model, from_pretrained, load, save, save_pretrained
     from adasap.groups import ChannelGroup, Slot, check_cut, prunable, register_operator, trace_groups, widths
     from adasap.models import ModelSpec, open_model
     from adasap.pipeline import Result, compress
@@ -68,7 +68,7 @@ _HOMES = {
     "experiments.sweep.run": ("sweep",),
     "convolutions": ("guard_convolutions",),
     "criteria": ("Evidence", "build_criterion", "score"),
-    "export": ("export_model", "load", "save"),
+    "export": ("export_model", "from_pretrained", "load", "save", "save_pretrained"),
     "groups": ("ChannelGroup", "Slot", "check_cut", "prunable", "register_operator", "trace_groups", "widths"),
     "models": ("ModelSpec", "open_model"),
     "pipeline": ("Result", "compress"),
@@ -137,6 +137,7 @@ __all__ = [
     "compress",
     "evaluate",
     "export_model",
+    "from_pretrained",
     "guard_convolutions",
     "latency_table",
     "load",
@@ -151,6 +152,7 @@ __all__ = [
     "register_operator",
     "run",
     "save",
+    "save_pretrained",
     "score",
     "select_channels",
     "sharpness_aware_gradients",

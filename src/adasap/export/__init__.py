@@ -1,6 +1,7 @@
 """Files of a model: the package's own without pickle, and those of other runtimes, compared before they are kept."""
 
 from adasap.export.deploy import ExportedFile, export_model
+from adasap.export.hub_folder import from_pretrained, save_pretrained
 from adasap.export.model_file import load, save
 from adasap.export.model_file_reader import ModelFile, kept_classes, read_header
 from adasap.export.targets import TARGETS, Safetensors, Target, state_bytes
@@ -12,9 +13,11 @@ __all__ = [
     "Safetensors",
     "Target",
     "export_model",
+    "from_pretrained",
     "kept_classes",
     "load",
     "read_header",
     "save",
+    "save_pretrained",
     "state_bytes",
 ]
