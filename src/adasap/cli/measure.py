@@ -12,7 +12,17 @@ from typing import Annotated, Literal
 
 from typer import Argument, Exit, Option
 
-from adasap.cli.options import DataOptions, ModelArgument, Named, SeedOption, SplitOption, listed, with_model_options
+from adasap.cli.options import (
+    DataOptions,
+    JsonOption,
+    ModelArgument,
+    Named,
+    QuietOption,
+    SeedOption,
+    SplitOption,
+    listed,
+    with_model_options,
+)
 from adasap.corruptions.registry import CORRUPTIONS
 from adasap.errors import DataError
 from adasap.experiments import known_names as names
@@ -81,6 +91,8 @@ def evaluate(
     task: Annotated[str | None, Option(help=_TASK, show_default="what the data are for")] = None,
     coco: Annotated[bool, Option(help="Of a detector: also COCO's average precision.")] = False,
     out: Annotated[Path | None, Option(help="Folder: cells as they come, evaluation.json, .md.")] = None,
+    quiet: QuietOption = False,
+    json: JsonOption = False,
 ) -> None:
     """Evaluate a model on clean, shifted and corrupted images: of any task.
 
@@ -107,7 +119,7 @@ def evaluate(
         workers=workers,
         precision=precision,
         out=out,
-        console=True,
+        console=open_console(quiet=quiet, json=json),
     )
 
 

@@ -37,6 +37,8 @@ _TRUST = "Let a file (model, recipe, run) import the module that it names."
 ModelArgument = Annotated[str, Argument(metavar="MODEL", help=_MODEL, autocompletion=complete_model)]
 DataOptions = Annotated[list[str] | None, Option("--data-option", metavar="KEY=VALUE", help=_DATA)]
 SplitOption = Annotated[str | None, Option(help="Part of --data, such as val; `.` reads a folder itself.")]
+QuietOption = Annotated[bool, Option("--quiet", "-q", help="Print errors and warnings alone.")]
+JsonOption = Annotated[bool, Option("--json", help="Print one JSON object a line, for programs.")]
 SeedOption = Annotated[int, Option(min=0, max=MOST_SEED, help="Of every random draw.")]
 TrustOption = Annotated[bool, Option("--trust-builder", help=_TRUST)]
 

@@ -7,6 +7,7 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -41,12 +42,14 @@ from adasap.experiments.name_models import (
     without_weights,
 )
 from adasap.experiments.name_suites import own_suites, recipe_named, require_indexed, side_of, sources_of, task_of
+from adasap.experiments.progress import SECONDS
 from adasap.experiments.recipe import DEFAULT_TASK, Recipe, TaskSpec, parse_options, plain_options
-from adasap.experiments.terminal import console_of, open_console, open_progress
+from adasap.experiments.terminal import AnyConsole, Every, JsonConsole, console_of, is_live, open_console, open_progress
 from adasap.experiments.trust import require_trust
 from adasap.io import atomic_write
 from adasap.processor import Precision
 from adasap.report import Shown, Table, environment
+from adasap.sealed import finite
 from adasap.tasks import BaseTask
 from adasap.tasks.data import class_list
 from adasap.training import is_main_process
@@ -101,12 +104,18 @@ class Evaluation:
         for line in self.notes():
             console.print(line, soft_wrap=True)
         model = self.opened.model.to(device).to(memory_format=torch.channels_last)
-        total = sum(len(suite.cells) for suite in self.suites)
+        total, number, due = sum(len(suite.cells) for suite in self.suites), count(1), Every(SECONDS)
         with open_progress(console) as progress:
             bar = progress.add_task("", total=total)
 
             def observe(suite: str, cell: Cell, result: CellResult) -> None:
                 progress.update(bar, advance=1, description=f"{suite}: {cell}")
+                done = next(number)
+                if isinstance(console, JsonConsole):
+                    keys = {"suite": suite, "cell": str(cell), "number": done, "cells": total}
+                    console.tell("cell", **keys, metrics=finite(dict(result.metrics)))
+                elif not is_live(console) and due():
+                    console.print(f"{suite} {cell}, cell {done:,} of {total:,}", soft_wrap=True)
 
             cells = evaluate_suites(
                 model,
@@ -121,6 +130,9 @@ class Evaluation:
         results = suite_results(self.suites, cells)
         table, timings = task.table(results), {name: _timings(of_suite) for name, of_suite in cells.items()}
         console.print(table)
+        if isinstance(console, JsonConsole):
+            for name, result in results.items():
+                console.tell("suite", suite=name, metric=task.primary_metric.key, **_score_json(result))
         remarks = (*([] if folder is None else folder.notes), *self.remarks(timings, precision))
         for line in remarks:
             console.print(line, soft_wrap=True)
@@ -248,7 +260,7 @@ def evaluate(
     workers: int = 0,
     precision: Asked = "float32",
     out: str | Path | None = None,
-    console: Console | bool = False,
+    console: AnyConsole = False,
     trust_builder: bool = False,
 ) -> EvaluationResult:
     """Scores a model on clean, shifted and corrupted images, as `adasap evaluate` does.
@@ -280,7 +292,8 @@ def evaluate(
         precision: Of the forward pass: `float32`, `bf16`, `fp16` (GPU only), or `auto`, bf16 where it is native.
         out: Folder: cells as they come, `evaluation.json` and `evaluation.md`; the same call goes on where it was. By
             default nothing is kept.
-        console: `True` shows a bar and prints the result.
+        console: `True` shows a bar, or lines where none can move, and prints the result; `json` prints one object a
+            line (`docs/logs.md`).
         trust_builder: Let a file import the module that it names.
     Raises:
         AdasapError: Before any evaluation, for a model, data and task that do not fit each other.
@@ -351,9 +364,14 @@ def _kind_of(
 
 
 def _suite_json(suite: Suite, result: SuiteResult) -> dict[str, Any]:
+    return {**result.to_json(), **_score_json(result), "suite": dict(suite.record), "remarks": list(suite.remarks)}
+
+
+def _score_json(result: SuiteResult) -> dict[str, Any]:
+    """The mean with its interval."""
     interval = bootstrap_mean(result.per_image(), resamples=2000)
     bounds = {"level": 0.95, "low": interval.low, "high": interval.high, "over": "images, of the mean over cells"}
-    return {**result.to_json(), "interval": bounds, "suite": dict(suite.record), "remarks": list(suite.remarks)}
+    return {"mean": result.mean, "num_images": len(next(iter(result.cells.values()))), "interval": bounds}
 
 
 def _device() -> torch.device:
