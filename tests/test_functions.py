@@ -137,7 +137,15 @@ def test_a_preview_has_the_numbers_that_it_prints(short: Tree) -> None:
     found = adasap.preview(short, overrides={"pruning.budget": {"macs": 0.25}})
     assert found.cost <= found.limit <= 0.25 * found.dense_cost
     assert f"({found.cost / found.dense_cost:.3f})" in str(found)
-    assert "frozen because" in str(found)
+    assert "frozen because" in str(found.table)
+    before, after = (sum(int(row[place]) for row in found.table.rows) for place in (1, 2))
+    assert [cell.replace(",", "") for cell in found.by_part.rows[-1][2:4]] == [str(before), str(after)]
+    assert found.training_seconds >= found.plain_steps * found.step_seconds
+    assert found.evaluation_seconds
+    for words in ("data.train: 64 images, 10 classes", "suites: clean (20 images), corrupted (20 images)", "Device: "):
+        assert words in str(found)
+    assert "weights: those of its builder" in str(found)
+    assert len(str(found).splitlines()) < 40
 
 
 def test_what_is_no_recipe_is_refused() -> None:

@@ -52,7 +52,8 @@ def compress(
     recipe: Annotated[Path, Argument(help="YAML file; see recipes/.", autocompletion=complete_path)],
     set_: Annotated[list[str] | None, Option("--set", metavar="A.B=C", help="Override a key.")] = None,
     out: Annotated[Path, Option(help="Folder in which the run's own folder is made.")] = Path("runs"),
-    dry_run: Annotated[bool, Option(help="Show plan, cost and time, then stop before training.")] = False,
+    dry_run: Annotated[bool, Option(help="Show data, plan, cost and time, then stop before training.")] = False,
+    plan: Annotated[bool, Option("--plan", help="The same, with every group of channels.")] = False,
     quiet: QuietOption = False,
     json: JsonOption = False,
     trust_builder: TrustOption = False,
@@ -63,8 +64,9 @@ def compress(
     from adasap.training import is_main_process
 
     console, keys = open_console(quiet=quiet, json=json), set_ or ()
-    if dry_run:
-        print_parts(console, preview(recipe, overrides=keys, trust_builder=trust_builder).parts())
+    if dry_run or plan:
+        found = preview(recipe, overrides=keys, trust_builder=trust_builder)
+        print_parts(console, [*found.parts(), *([found.table] if plan else [])])
         return
     words = ["adasap", "compress", str(recipe), *(word for key in keys for word in ("--set", key)), "--out", str(out)]
     command = shlex.join([*words, "--trust-builder"] if trust_builder else words)
