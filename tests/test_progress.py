@@ -83,7 +83,9 @@ def test_programs_read_a_run_and_an_evaluation_and_change_nothing(
     tree = tiny_recipe(pruning={"events": 1})
     recipe.write_text(dump_yaml(tree))
     quiet, watched = tmp_path / "quiet", tmp_path / "watched"
-    run_recipe(parse_recipe(tree), quiet / "tiny", open_console(quiet=True), brief=True)
+    untracked = {**tree, "training": {**tree["training"], "trackers": []}}
+    run_recipe(parse_recipe(untracked), quiet / "tiny", open_console(quiet=True), brief=True)
+    assert not (quiet / "tiny" / "tensorboard").exists()
     told = objects("compress", str(recipe), "--out", str(watched), "--json")
     kept = [json.loads(line) for line in (quiet / "tiny" / "records.jsonl").read_text().splitlines()]
     for kind in ("step", "prune", "stage", "phase"):

@@ -41,8 +41,8 @@ from adasap.sealed import finite, is_whole_json, write_sealed_json, write_sealed
 from adasap.tasks import BaseTask, Data
 from adasap.tasks.data import class_list, names_of
 from adasap.training import Observer, Record, ResumeRecord, derived_seed, ignore, is_main_process
-from adasap.training.fingerprint import differences
-from adasap.training.tensorboard import TensorBoardObserver
+from adasap.training.fingerprint import differences, flat_keys
+from adasap.training.trackers import Trackers, require_installed
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
@@ -234,6 +234,7 @@ def run_recipe(
         trust_builder: Let the recipe name a builder, task or data of a module that is not ours.
     """
     require_trusted_recipe(recipe, trust_builder, f"the recipe {recipe.name!r}")
+    require_installed(recipe.training.trackers)
     recipe = recipe.trusted()
     started = time.perf_counter()
     torch.manual_seed(derived_seed(recipe.seed, "model"))  # weights that no file fills
@@ -283,10 +284,10 @@ def _compress(
     console: Console,
     watcher: Observer,
 ) -> tuple[Result, bool]:
-    """The run itself, watched on the terminal, in TensorBoard and by the user, and whether it had ended before."""
-    finished = False
+    """The run itself, watched on the terminal, by trackers and by the user, and whether it had ended before."""
+    finished, settings = False, flat_keys(recipe_tree(recipe))
     with (
-        closing(TensorBoardObserver(folder / "tensorboard")) as curves,
+        closing(Trackers(recipe.training.trackers, folder, recipe.name, settings)) as curves,
         progress_on(console, recipe.name) as progress,
     ):
 

@@ -25,6 +25,7 @@ from adasap.tasks import Data
 from adasap.tasks.data import class_list
 from adasap.training import CompressionRun, first_plan, first_score, ignore
 from adasap.training.preview import evaluation_seconds, reading_seconds
+from adasap.training.trackers import require_installed
 
 _MOST_PARTS, _FEWEST_PARTS, _MOST_LINES = 12, 4, 8
 _UNEVEN = 10
@@ -99,6 +100,7 @@ def preview(
     """
     recipe = open_recipe(recipe, overrides)
     require_trusted_recipe(recipe, trust_builder, f"the recipe {recipe.name!r}")
+    require_installed(recipe.training.trackers)
     recipe, found = recipe.trusted(), list[str]()
     model = open_model(recipe.model, trust_builder=trust_builder, say=found.append)
     data = open_data(recipe, model, trust_code=trust_builder)

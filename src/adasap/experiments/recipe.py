@@ -21,6 +21,7 @@ from adasap.models import ModelSpec
 from adasap.models.own_code import imported
 from adasap.tasks import TASKS, BaseTask, DataOptions
 from adasap.training import Compression
+from adasap.training.options import DEFAULT_TRACKERS
 
 Options = TypeVar("Options")
 
@@ -296,6 +297,8 @@ def recipe_tree(recipe: Recipe) -> dict[str, Any]:
     for source in _sources_in(tree["data"]):
         if not source["options"]:
             del source["options"]  # which earlier versions do not know
+    if recipe.training.trackers == DEFAULT_TRACKERS:
+        del tree["training"]["trackers"]  # likewise; names of cells of sweeps are digests of this
     tree["data"]["augmentation"] = plain_options(recipe.data.augmentation)
     tree["task"] = _task_tree(recipe.task)
     return tree
