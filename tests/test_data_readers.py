@@ -84,7 +84,7 @@ def test_a_truncated_npz_is_refused(tmp_path: Path, keep: int) -> None:
 def test_missing_files_are_named(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"nowhere\.npz does not exist"):
         open_dataset(DataSource("npz", str(tmp_path / "nowhere.npz")))
-    with pytest.raises(DataError, match="train is not a folder"):
+    with pytest.raises(DataError, match="has no folder 'train'; it has no folders at all"):
         open_dataset(DataSource("folder", str(tmp_path)), "train")
     with pytest.raises(DataError, match=r"cifar-10-batches-py.*cifar-10-python\.tar\.gz"):
         open_dataset(DataSource("cifar10", str(tmp_path)), "train")
@@ -193,6 +193,25 @@ def test_altered_cifar_is_refused_before_its_pickle_is_opened(tmp_path: Path, mo
     (tmp_path / "cifar-10-batches-py" / "test_batch").write_bytes(b"not a pickle")
     with pytest.raises(DataError, match="not the published one"):
         open_dataset(DataSource("cifar10", str(tmp_path)), "test")
+
+
+def test_one_source_serves_parts_with_names_of_their_own(tmp_path: Path) -> None:
+    for part, names in (("training", "ab"), ("valid", "ba")):
+        for label, name in enumerate(names):
+            (tmp_path / part / name).mkdir(parents=True)
+            Image.new("RGB", (8, 8)).save(tmp_path / part / name / f"{label}.png")
+    source = DataSource("folder", str(tmp_path), split={"train": "training", "test": "valid"})
+    assert [Path(f).parts[-3] for f in open_dataset(source, "train").paths()] == ["training"] * 2  # type: ignore[attr-defined]
+    assert [Path(f).parts[-3] for f in open_dataset(source, "test").paths()] == ["valid"] * 2  # type: ignore[attr-defined]
+    with pytest.raises(DataError, match="there are training/, valid/: give --split valid, or `split: valid`"):
+        open_dataset(DataSource("folder", str(tmp_path)), "test")
+    with pytest.raises(DataError, match="there are a/, b/ with images: if they are the classes, give --split "):
+        open_dataset(DataSource("folder", str(tmp_path / "valid")), "test")
+    with pytest.raises(DataError, match="give a name as text, or what `train` and `test` are called"):
+        DataSource("folder", str(tmp_path), split={"val": "valid"})
+    (tmp_path / "val.npz").touch()
+    with pytest.raises(DataError, match=r"has no test\.npz; there are val\.npz: give --split val, or"):
+        open_dataset(DataSource("npz", str(tmp_path)), "test")
 
 
 def test_cifar_has_no_third_split(tmp_path: Path) -> None:

@@ -137,7 +137,15 @@ def test_a_preview_has_the_numbers_that_it_prints(short: Tree) -> None:
     found = adasap.preview(short, overrides={"pruning.budget": {"macs": 0.25}})
     assert found.cost <= found.limit <= 0.25 * found.dense_cost
     assert f"({found.cost / found.dense_cost:.3f})" in str(found)
-    assert "frozen because" in str(found)
+    assert "frozen because" in str(found.table)
+    before, after = (sum(int(row[place]) for row in found.table.rows) for place in (1, 2))
+    assert [cell.replace(",", "") for cell in found.by_part.rows[-1][2:4]] == [str(before), str(after)]
+    assert found.training_seconds >= found.plain_steps * found.step_seconds
+    assert found.evaluation_seconds
+    for words in ("data.train: 64 images, 10 classes", "suites: clean (20 images), corrupted (20 images)", "Device: "):
+        assert words in str(found)
+    assert "weights: those of its builder" in str(found)
+    assert len(str(found).splitlines()) < 40
 
 
 def test_what_is_no_recipe_is_refused() -> None:
@@ -169,6 +177,35 @@ def test_a_file_is_scored_alike_from_python_as_a_module_and_by_the_command_line(
     assert torch.equal(own["fog"].cells[Cell("fog", 5)], named["corrupted"].cells[Cell("fog", 5)])
     opened = [open_suite("clean", SuiteSource("clean"), images).sampled(30, seed=0)]
     assert torch.equal(adasap.evaluate(model, opened)["clean"].per_image(), named["clean"].per_image())
+
+
+@pytest.mark.slow
+def test_a_run_and_a_recipe_are_scored_on_their_own_data(
+    finished: FinishedRun, short: Tree, model_file: Path, tmp_path: Path
+) -> None:
+    def means(found: Any) -> dict[str, float]:
+        return {name: suite.mean for name, suite in found.items()}
+
+    of_run = means(adasap.evaluate(finished.folder).suites)
+    assert list(of_run) == ["clean", "corrupted"]
+    assert of_run == means(finished.result.stages["fine-tuned"])
+    assert list(adasap.evaluate(finished.folder, suites="clean").suites) == ["clean"]
+    call("evaluate", str(finished.folder), "--out", str(tmp_path / "cli"))
+    written = json.loads((tmp_path / "cli" / "evaluation.json").read_text())["suites"]
+    assert {name: suite["mean"] for name, suite in written.items()} == of_run
+
+    recipe, test = tmp_path / "r.yaml", {"kind": "digits", "first": 40, "count": 20}
+    recipe.write_text(dump_yaml({**short, "data": {**short["data"], "test": test}}))
+    for split in (None, "train"):
+        ours, theirs = (
+            adasap.evaluate(model_file, data, "clean", split=split)
+            for data in (recipe, DataSource(**test))  # type: ignore[arg-type]
+        )
+        assert torch.equal(ours["clean"].per_image(), theirs["clean"].per_image())
+    assert means(adasap.evaluate(recipe).suites).keys() == {"clean", "corrupted"}
+    recipe.write_text(dump_yaml({**short, "data": {**short["data"], "test": {"kind": "somebody.else:images"}}}))
+    with pytest.raises(ModelError, match=r"asks to run 'somebody\.else:images'"):
+        adasap.evaluate(model_file, recipe)
 
 
 def test_a_module_and_a_data_set_of_memory_are_scored_and_left_as_they_were(

@@ -13,7 +13,7 @@ from adasap.metric import Metric
 from adasap.profiling.profile import measure_latency, peak_memory_bytes, profile_models
 from adasap.report import Table, corruption_table, gap_table, profile_table, stage_table
 from adasap.training import PruneRecord, StageRecord, StepRecord
-from adasap.training.tensorboard import TensorBoardObserver
+from adasap.training.trackers import Trackers
 
 
 class Chain(nn.Module):
@@ -101,13 +101,13 @@ def test_the_last_stage_has_its_interval() -> None:
 def test_curves_are_written_for_tensorboard(tmp_path: Path) -> None:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    observer = TensorBoardObserver(tmp_path, every=1)
+    observer = Trackers(["tensorboard"], tmp_path, "run", every=1)
     shares = {"filters": 1.0}
     observer(StepRecord(1, "warm-up", 2.0, 0.5, 0.1, 1.0, True, 2, 0.1, shares, linear_rise=0.25, radius_factor=0.75))
     observer(PruneRecord(2, 1, 1, 50.0, 60.0, "MACs", 3, 1e-7, 0.1))
     observer(StageRecord(2, "pruned", {"clean": 0.5}, 0.1))
     observer.close()
-    events = EventAccumulator(str(tmp_path)).Reload()
+    events = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
     assert events.Scalars("sharpness/gap")[0].value == pytest.approx(0.5)
     assert events.Scalars("sharpness/linear_rise")[0].value == pytest.approx(0.25)
     assert events.Scalars("sharpness/radius_factor")[0].value == pytest.approx(0.75)

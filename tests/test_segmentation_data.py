@@ -95,7 +95,7 @@ def test_unknown_numbers_and_lossy_masks_are_refused_by_name(tmp_path: Path) -> 
     (tmp_path / "masks/train/a.png").unlink()
     with pytest.raises(DataError, match=r"a\.jpg is a JPEG"):
         read_mask_folder(tmp_path, "train", classes=["a", "b"])[0]
-    with pytest.raises(DataError, match="did you mean 'train'"):
+    with pytest.raises(DataError, match="give --split train, or"):
         read_mask_folder(tmp_path, "trian")
 
 
@@ -177,7 +177,7 @@ def test_voc_masks_are_palette_indices(tmp_path: Path) -> None:
         "images that are listed and not there, left out": ["gone"],
         "images without a mask, left out": ["2007_2"],
     }
-    with pytest.raises(DataError, match="did you mean 'val'"):
+    with pytest.raises(DataError, match="give --split val, or"):
         read_voc_masks(tmp_path, "va")
 
 

@@ -12,7 +12,17 @@ from typing import Annotated, Literal
 
 from typer import Argument, Exit, Option
 
-from adasap.cli.options import DataOptions, ModelArgument, Named, SeedOption, listed, with_model_options
+from adasap.cli.options import (
+    DataOptions,
+    JsonOption,
+    ModelArgument,
+    Named,
+    QuietOption,
+    SeedOption,
+    SplitOption,
+    listed,
+    with_model_options,
+)
 from adasap.corruptions.registry import CORRUPTIONS
 from adasap.errors import DataError
 from adasap.experiments import known_names as names
@@ -20,6 +30,7 @@ from adasap.experiments.terminal import open_console, print_parts
 
 EXAMPLES = {
     "evaluate": (
+        "adasap evaluate runs/resnet20_adasap_l2",
         "adasap evaluate runs/resnet20_adasap_l2/model.safetensors --data npz:test.npz --suite clean --suite corrupted",
         "adasap evaluate adasap:cifar_resnet20 --weights dense.safetensors --data cifar10:data --suite corrupted "
         "--corruptions fog,frost --severities 1,3,5 --limit 1000",
@@ -36,7 +47,7 @@ EXAMPLES = {
     ),
 }
 _SUITE = f"NAME or NAME=PLACE, of {', '.join(names.SUITES)}; may be repeated."
-_DATA = "KIND:PATH of a data set such as npz:test.npz or voc:FOLDER, or a suite's path."
+_DATA = "KIND:PATH such as npz:test.npz, or a suite's path; or a recipe or run, by default MODEL if it is one."
 _ONLY = "Only these, such as fog,frost: a list with commas, or repeated."
 _SEVERITIES = "Only these of 1 to 5, such as 1,3: a list with commas, or repeated."
 _CLASSES = "Of voc and coco: only objects of these, such as cat,dog: a list with commas, or repeated."
@@ -58,9 +69,11 @@ def evaluate(
     model: ModelArgument,
     named: Named,
     suite: Annotated[
-        list[str] | None, Option(help=_SUITE, show_default="clean", autocompletion=names.one_of(names.SUITES))
+        list[str] | None,
+        Option(help=_SUITE, show_default="clean, or the recipe's", autocompletion=names.one_of(names.SUITES)),
     ] = None,
     data: Annotated[str | None, Option(help=_DATA, autocompletion=names.complete_data)] = None,
+    split: SplitOption = None,
     corruptions: Annotated[list[str] | None, Option(help=_ONLY, autocompletion=names.one_of(CORRUPTIONS))] = None,
     severities: Annotated[list[str] | None, Option(help=_SEVERITIES)] = None,
     first: Annotated[int, Option(help="Index of the first image of --data.")] = 0,
@@ -78,6 +91,8 @@ def evaluate(
     task: Annotated[str | None, Option(help=_TASK, show_default="what the data are for")] = None,
     coco: Annotated[bool, Option(help="Of a detector: also COCO's average precision.")] = False,
     out: Annotated[Path | None, Option(help="Folder: cells as they come, evaluation.json, .md.")] = None,
+    quiet: QuietOption = False,
+    json: JsonOption = False,
 ) -> None:
     """Evaluate a model on clean, shifted and corrupted images: of any task.
 
@@ -87,14 +102,15 @@ def evaluate(
     """
     from adasap.data import Resizing
     from adasap.experiments import evaluate as experiment
-    from adasap.experiments.name_suites import SuiteOptions
+    from adasap.experiments.name_suites import SuiteOptions, recipe_named
 
+    recipe = recipe_named(data, model)
     resizing, only = Resizing(resize, center_crop, interpolation), (listed(corruptions), _whole(listed(severities)))
-    asked = SuiteOptions(data, first, count, resizing, *only, listed(classes), data_option or ())
+    asked = SuiteOptions(data, first, count, resizing, *only, listed(classes), data_option or (), split, recipe)
     experiment.evaluate(
         named(model),
         data,
-        asked.sources(suite or ["clean"]),
+        asked.sources(suite or None),
         task=task,
         task_options={"coco": True} if coco else {},
         limit=limit,
@@ -103,7 +119,7 @@ def evaluate(
         workers=workers,
         precision=precision,
         out=out,
-        console=True,
+        console=open_console(quiet=quiet, json=json),
     )
 
 
@@ -163,7 +179,7 @@ def analyze(
 
 def check(
     data: Annotated[str, Argument(metavar="DATA", help=_DATA_CHECK, autocompletion=names.complete_data)],
-    split: Annotated[str | None, Option(help="Such as train; `.` reads a folder itself.")] = None,
+    split: SplitOption = None,
     workers: Annotated[int | None, Option(min=0, max=256, help="Processes.", show_default="up to 8")] = None,
     out: Annotated[Path | None, Option(metavar="FILE", help=_OUT, autocompletion=names.complete_path)] = None,
     data_option: DataOptions = None,

@@ -23,8 +23,8 @@ Named = Callable[[str], "ModelName"]
 """From a model's text to the model, with what the options of a verb say about it."""
 
 _MODEL = (
-    "A model file (model.safetensors), torchvision:NAME, timm:NAME, smp:NAME, adasap:NAME, module:function, or a "
-    "recipe (its dense model)."
+    "A model file (model.safetensors), the folder of a run, torchvision:NAME, timm:NAME, smp:NAME, adasap:NAME, "
+    "module:function, or a recipe (its dense model)."
 )
 _DATA = "Of --data: exif_orientation=false, white=4095, skip_broken=true, follow_links=true, split=val; repeat."
 _CHANNELS = "Of a named model's inputs, a number per channel; a model file knows its own."
@@ -36,6 +36,9 @@ _TRUST = "Let a file (model, recipe, run) import the module that it names."
 
 ModelArgument = Annotated[str, Argument(metavar="MODEL", help=_MODEL, autocompletion=complete_model)]
 DataOptions = Annotated[list[str] | None, Option("--data-option", metavar="KEY=VALUE", help=_DATA)]
+SplitOption = Annotated[str | None, Option(help="Part of --data, such as val; `.` reads a folder itself.")]
+QuietOption = Annotated[bool, Option("--quiet", "-q", help="Print errors and warnings alone.")]
+JsonOption = Annotated[bool, Option("--json", help="Print one JSON object a line, for programs.")]
 SeedOption = Annotated[int, Option(min=0, max=MOST_SEED, help="Of every random draw.")]
 TrustOption = Annotated[bool, Option("--trust-builder", help=_TRUST)]
 

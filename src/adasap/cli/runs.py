@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 from typer import Argument, Exit, Option
 
 from adasap.cli.messages import for_command_line
-from adasap.cli.options import SeedOption, TrustOption
+from adasap.cli.options import JsonOption, QuietOption, SeedOption, TrustOption
 from adasap.errors import AdasapError
 from adasap.experiments.known_names import DemoTask, complete_path
 from adasap.experiments.terminal import open_console, print_parts
@@ -52,7 +52,10 @@ def compress(
     recipe: Annotated[Path, Argument(help="YAML file; see recipes/.", autocompletion=complete_path)],
     set_: Annotated[list[str] | None, Option("--set", metavar="A.B=C", help="Override a key.")] = None,
     out: Annotated[Path, Option(help="Folder in which the run's own folder is made.")] = Path("runs"),
-    dry_run: Annotated[bool, Option(help="Show plan, cost and time, then stop before training.")] = False,
+    dry_run: Annotated[bool, Option(help="Show data, plan, cost and time, then stop before training.")] = False,
+    plan: Annotated[bool, Option("--plan", help="The same, with every group of channels.")] = False,
+    quiet: QuietOption = False,
+    json: JsonOption = False,
     trust_builder: TrustOption = False,
 ) -> None:
     """Train, prune and fine-tune by a recipe; run it again to resume."""
@@ -60,14 +63,15 @@ def compress(
     from adasap.experiments.preview import preview
     from adasap.training import is_main_process
 
-    console, keys = open_console(), set_ or ()
-    if dry_run:
-        print_parts(console, preview(recipe, overrides=keys, trust_builder=trust_builder).parts())
+    console, keys = open_console(quiet=quiet, json=json), set_ or ()
+    if dry_run or plan:
+        found = preview(recipe, overrides=keys, trust_builder=trust_builder)
+        print_parts(console, [*found.parts(), *([found.table] if plan else [])])
         return
     words = ["adasap", "compress", str(recipe), *(word for key in keys for word in ("--set", key)), "--out", str(out)]
     command = shlex.join([*words, "--trust-builder"] if trust_builder else words)
     finished = run(recipe, out=out, overrides=keys, console=console, command=command, trust_builder=trust_builder)
-    if is_main_process():
+    if is_main_process() and not json:  # `run` told it
         print_parts(console, finished.parts())
 
 
@@ -91,12 +95,14 @@ def sweep(
     time_limit: Annotated[str | None, Option("--for", metavar="TIME", help=_FOR)] = None,
     report: Annotated[bool, Option(help="Only write tables and page of what is there.")] = False,
     dry_run: Annotated[bool, Option(help="Only check the recipes and list the cells.")] = False,
+    quiet: QuietOption = False,
+    json: JsonOption = False,
     trust_builder: TrustOption = False,
 ) -> None:
     """Run a grid of recipes and seeds and compare them; run it again to go on. Exit code 1 if a cell failed."""
     from adasap.experiments.sweep import run as experiment
 
-    console = open_console()
+    console = open_console(quiet=quiet, json=json)
     if dry_run:
         print_parts(console, experiment.plan_sweep(file, out=out, results=results, trust_builder=trust_builder).parts())
         return
@@ -108,7 +114,7 @@ def sweep(
         results=results,
         time_limit=time_limit,
         report=report,
-        run=partial(run_cell, trust_builder=trust_builder),
+        run=partial(run_cell, trust_builder=trust_builder, quiet=quiet or json),
         console=console,
         trust_builder=trust_builder,
     )
@@ -117,12 +123,12 @@ def sweep(
         raise Exit(1)
 
 
-def run_cell(cell: Cell, out: Path, *, trust_builder: bool = False) -> None:
+def run_cell(cell: Cell, out: Path, *, trust_builder: bool = False, quiet: bool = False) -> None:
     """One cell; an error is told, and kept, in the command line's words."""
     from adasap.experiments.sweep.run import run_cell as run
 
     try:
-        run(cell, out, trust_builder=trust_builder)
+        run(cell, out, trust_builder=trust_builder, quiet=quiet)
     except AdasapError as error:
         raise type(error)(for_command_line(str(error))) from error
 

@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 
 from adasap.data.files import EXTENSIONS, ImageFiles
+from adasap.data.splits import say_folders
 from adasap.errors import DataError
 
 _OF_SYSTEMS = frozenset(
@@ -54,9 +55,11 @@ def read_folder(root: Path, split: str | None) -> ImageFiles:
     folders without images are no classes; `remarks` counts and names them.
 
     Raises:
-        DataError: If the folder is missing or has no class folders with images.
+        DataError: If the folder is missing or has no class folders with images; says which folders there are.
     """
     folder, passed = root / split if split else root, PassedOver()
+    if root.is_dir() and not folder.is_dir():
+        raise DataError(f"{root} has no folder {split!r:.80}; {say_folders(root, split)}")
     tree = image_tree(folder, passed)
     files = [os.path.join(name, file) for name, inside in tree.items() for file in inside]
     labels = torch.tensor([number for number, inside in enumerate(tree.values()) for _ in inside], dtype=torch.int64)

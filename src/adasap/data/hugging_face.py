@@ -13,6 +13,7 @@ import torch
 
 from adasap.data.files import StoredImages
 from adasap.data.images import check_labels
+from adasap.data.splits import WORDS
 from adasap.errors import DataError, suggestion
 
 _SUFFIXES = (".parquet", ".arrow")
@@ -161,7 +162,7 @@ def _split_of(name: str, split: str | None) -> bool:
 
 def _words(split: str | None) -> tuple[str, ...]:
     """How a split may be called."""
-    return {"test": ("test", "validation", "val"), "val": ("val", "validation")}.get(str(split), (str(split),))
+    return WORDS.get(str(split), (str(split),))
 
 
 def _of_split(path: str, found: dict[str, Any], split: str | None) -> Any:

@@ -21,6 +21,7 @@ import torch
 
 from adasap.data.files import EXTENSIONS, StoredImages
 from adasap.data.images import MOST_CLASSES, check_labels
+from adasap.data.splits import WORDS
 from adasap.errors import DataError
 from adasap.io import parse_json
 
@@ -31,7 +32,6 @@ _MOST_IMAGE_BYTES = 1 << 30
 _MOST_SHARDS = 100_000
 _MOST_PADDING = 1 << 20
 _LONGEST_NAME = 200
-_SYNONYMS = {"test": ("test", "val", "validation"), "val": ("val", "validation")}
 
 
 @dataclass(frozen=True)
@@ -148,7 +148,7 @@ def find_shards(path: str, split: str | None) -> list[str]:
         return [os.path.join(folder, name) for name in found]
     assert split is not None
     words = {name: set(re.split(r"[^a-z]+", name.lower())) for name in found}
-    for word in _SYNONYMS.get(split, (split,)):
+    for word in WORDS.get(split, (split,)):
         if chosen := [name for name in found if word in words[name]]:
             return [os.path.join(folder, name) for name in chosen]
     raise DataError(

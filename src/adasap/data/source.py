@@ -23,6 +23,7 @@ from adasap.data.images import ImageSet, InMemoryImages, is_image_set
 from adasap.data.lists import read_csv
 from adasap.data.npz import read_npz
 from adasap.data.shards import find_shards, read_shards
+from adasap.data.splits import say_parts
 from adasap.errors import DataError, suggestion
 from adasap.models.own_code import imported
 from adasap.registry import Registry
@@ -77,7 +78,8 @@ class DataSource:
             `JPEGImages`, or the one above several such;
             `coco`: the JSON, or the folder of `annotations/`.
         split: Which split to read when it is not the one that is asked for; "." reads a folder itself. CIFAR-10.1: `v4`
-            or `v6`; `voc`: also `VOC2007/trainval+VOC2012/trainval`, in short `07+12`.
+            or `v6`; `voc`: also `VOC2007/trainval+VOC2012/trainval`, in short `07+12`. Or what the two parts are called
+            here, `{train: training, test: valid}`: one source then serves training and test.
         first: Index of the first image to take.
         count: How many images to take; None takes all that follow.
         resize: Length of the shorter side to which each image is brought, in pixels; None leaves it as it is.
@@ -95,7 +97,7 @@ class DataSource:
 
     kind: str
     path: str | None = None
-    split: str | None = None
+    split: str | dict[str, str] | None = None
     first: int = 0
     count: int | None = None
     resize: int | None = None
@@ -124,6 +126,15 @@ class DataSource:
         """What messages call it."""
         return self.path or self.kind
 
+    def own_split(self, asked: str | None) -> str | None:
+        """What a part is called here, where the source says it.
+
+        Example:
+            >>> DataSource("folder", "photos", split={"train": "train", "test": "valid"}).own_split("test")
+            'valid'
+        """
+        return self.split.get(str(asked)) if isinstance(self.split, dict) else self.split
+
     @property
     def part(self) -> slice:
         """Which of the images."""
@@ -148,6 +159,12 @@ class DataSource:
                 f"give first >= 0, and count >= 1 or leave count out to take all"
             )
         require_within(DataError, 0, 10**9, first=self.first, count=self.count)
+        names = self.split if isinstance(self.split, dict) else {"test": self.split or "."}
+        if not names or names.keys() - {"train", "test"} or not all(isinstance(n, str) and n for n in names.values()):
+            raise DataError(
+                f"split is {self.split!r:.80}; give a name as text, or what `train` and `test` are called, as in "
+                "{train: train, test: valid}"
+            )
         self._check_kind()
 
     def _check_kind(self) -> None:
@@ -190,7 +207,7 @@ def open_source(
         torch.Size([3, 32, 32])
     """
     require_trusted(source, trust_code)
-    return source.row.read(source, source.split or split, channels)
+    return source.row.read(source, source.own_split(split) or split, channels)
 
 
 def require_trusted(source: DataSource, trust_code: bool) -> None:
@@ -304,7 +321,7 @@ _KINDS: Mapping[str, SourceKind] = {
     "csv": _labelled(lambda s, split: read_csv(_path(s)).part(s.part)),
     "cifar10": _labelled(_cifar),
     "cifar100": _labelled(_cifar),
-    "cifar10.1": _labelled(lambda s, split: _part(read_cifar10_1(_path(s), s.split or "v6"), s.part)),
+    "cifar10.1": _labelled(lambda s, _: _part(read_cifar10_1(_path(s), s.own_split("test") or "v6"), s.part)),
     "imagenet": _labelled(lambda s, split: read_imagenet(_path(s)).part(s.part), any_size=True),
     "imagenet-v2": _labelled(lambda s, split: read_imagenet_v2(_path(s)).part(s.part), any_size=True),
     "objectnet": _labelled(lambda s, split: read_objectnet(_path(s))[0].part(s.part), any_size=True),
@@ -341,6 +358,9 @@ def _npz_file(path: Path, split: str | None) -> Path:
         return path
     if split is None:
         raise DataError(f"{path} is a folder; name the .npz file, or a split such as `train`")
+    if not (path / f"{split}.npz").is_file():
+        known = (file.name for file in sorted(path.glob("*.npz")))
+        raise DataError(f"{path} has no {split}.npz; {say_parts(split, known)}")
     return path / f"{split}.npz"
 
 

@@ -70,8 +70,9 @@ def check_data(
     source = source_named(data) if isinstance(data, str) else data
     images = source
     if isinstance(source, DataSource):
-        source = replace(source, split=split or source.split, skip_broken=False)
-        part = source.split or ("." if source.kind == "folder" else "test")
+        named = source.own_split(split or "test") if isinstance(source.split, dict) else split or source.split
+        source = replace(source, split=named, skip_broken=False)
+        part = named or ("." if source.kind == "folder" else "test")
         images = open_source(source, part, trust_code=True)  # what the user types is his word
     found = _inspected(images, source, workers, console_of(console))
     if out is not None:

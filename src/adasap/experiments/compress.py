@@ -20,9 +20,9 @@ from adasap.data.items import is_indexed
 from adasap.errors import AdasapError, DataError, RecipeError
 from adasap.experiments.classes import opening_lines
 from adasap.experiments.page import write_page
-from adasap.experiments.progress import ProgressObserver
+from adasap.experiments.progress import progress_on
 from adasap.experiments.recipe import Overrides, Recipe, dump_recipe, open_recipe, parse_recipe, recipe_tree
-from adasap.experiments.terminal import console_of
+from adasap.experiments.terminal import AnyConsole, JsonConsole, console_of
 from adasap.experiments.trust import require_trusted_recipe
 from adasap.export import kept_classes, save
 from adasap.export.model_file_reader import CLASSES
@@ -37,12 +37,12 @@ from adasap.report.records import read_records
 from adasap.report.run_data import RESULT, digests, read_run
 from adasap.report.target import measure_target
 from adasap.report.task_record import TaskRecord
-from adasap.sealed import is_whole_json, write_sealed_json, write_sealed_tensors
+from adasap.sealed import finite, is_whole_json, write_sealed_json, write_sealed_tensors
 from adasap.tasks import BaseTask, Data
 from adasap.tasks.data import class_list, names_of
 from adasap.training import Observer, Record, ResumeRecord, derived_seed, ignore, is_main_process
-from adasap.training.fingerprint import differences
-from adasap.training.tensorboard import TensorBoardObserver
+from adasap.training.fingerprint import differences, flat_keys
+from adasap.training.trackers import Trackers, require_installed
 
 LATENCY_SECONDS = 2.0
 """Spent on each batch size when a finished run is timed, both models together."""
@@ -100,7 +100,7 @@ def run(
     out: str | Path = "runs",
     overrides: Overrides = (),
     observe: Observer = ignore,
-    console: Console | bool = False,
+    console: AnyConsole = False,
     command: str = "",
     trust_builder: bool = False,
 ) -> FinishedRun:
@@ -112,7 +112,8 @@ def run(
             there to the same numbers; one that is finished is read.
         overrides: Dotted key -> value, such as `{"seed": 1, "fine_tune.epochs": 3}`, or texts such as `"seed=1"`.
         observe: Called with every record (`adasap.training.StepRecord` and others); watches, cannot steer.
-        console: `True` shows a bar and a line for each stage, on a terminal or in a notebook; or a console of Rich.
+        console: `True` shows a bar and a line for each stage on a terminal or in a notebook, and lines elsewhere, every
+            30 s and at every stage; `json` prints one object a line (`docs/logs.md`); or a console of Rich.
         command: How the user started it, for the page.
         trust_builder: Let the recipe name a builder, task, data or cost of a module that is not ours.
     Raises:
@@ -236,6 +237,7 @@ def run_recipe(
         trust_builder: Let the recipe name a builder, task or data of a module that is not ours.
     """
     require_trusted_recipe(recipe, trust_builder, f"the recipe {recipe.name!r}")
+    require_installed(recipe.training.trackers)
     recipe = recipe.trusted()
     started = time.perf_counter()
     torch.manual_seed(derived_seed(recipe.seed, "model"))  # weights that no file fills
@@ -258,6 +260,7 @@ def run_recipe(
         return FinishedRun(folder, result, {}, time.perf_counter() - started, record, recipe=recipe)
     if finished and (left := _finished_run(folder, result, recipe, console, classes, brief=brief)) is not None:
         console.print(f"{recipe.name}: finished; nothing left to do; results in {folder}", markup=False, soft_wrap=True)
+        _tell_finished(left, console)
         return left
     images = () if brief else task.timed_images(data)
     models = {"dense": dense, "compressed": result.model}
@@ -271,6 +274,7 @@ def run_recipe(
     _finish_folder(run, command, trust_builder)
     if not brief:
         write_page(compare_runs([read_run(folder)]), folder)
+    _tell_finished(run, console)
     return run
 
 
@@ -283,11 +287,11 @@ def _compress(
     console: Console,
     watcher: Observer,
 ) -> tuple[Result, bool]:
-    """The run itself, watched on the terminal, in TensorBoard and by the user, and whether it had ended before."""
-    finished = False
+    """The run itself, watched on the terminal, by trackers and by the user, and whether it had ended before."""
+    finished, settings = False, flat_keys(recipe_tree(recipe))
     with (
-        closing(TensorBoardObserver(folder / "tensorboard")) as curves,
-        ProgressObserver(console, recipe.name) as progress,
+        closing(Trackers(recipe.training.trackers, folder, recipe.name, settings)) as curves,
+        progress_on(console, recipe.name) as progress,
     ):
 
         def observe(record: Record) -> None:
@@ -313,6 +317,21 @@ def _finished_run(
     if not brief and not (folder / PAGE).is_file():
         write_page(compare_runs([found]), folder)
     return FinishedRun(folder, result, found.profiles, found.seconds, found.task, classes, found.target, recipe=recipe)
+
+
+def _tell_finished(run: FinishedRun, console: Console) -> None:
+    """The last object of a console for programs."""
+    if isinstance(console, JsonConsole):
+        console.tell(
+            "result",
+            name=run.recipe.name,
+            folder=str(run.folder),
+            metric=run.task.metric.key,
+            scores={stage: {n: s.mean for n, s in suites.items()} for stage, suites in run.result.stages.items()},
+            profiles={name: finite(dataclasses.asdict(profile)) for name, profile in run.profiles.items()},
+            counters=dataclasses.asdict(run.result.counters),
+            seconds=run.seconds,
+        )
 
 
 def export_weights(run: FinishedRun, path: Path) -> None:

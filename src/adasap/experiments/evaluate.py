@@ -7,6 +7,7 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,7 @@ from adasap.evaluation.statistics import bootstrap_mean
 from adasap.experiments.classes import classes_of
 from adasap.experiments.name_models import (
     AnyModel,
+    ModelName,
     OpenedModel,
     Size,
     open_any,
@@ -39,12 +41,15 @@ from adasap.experiments.name_models import (
     sized,
     without_weights,
 )
-from adasap.experiments.name_suites import own_suites, require_indexed, side_of, sources_of, task_of
-from adasap.experiments.recipe import DEFAULT_TASK, TaskSpec, parse_options
-from adasap.experiments.terminal import console_of, open_console, open_progress
+from adasap.experiments.name_suites import own_suites, recipe_named, require_indexed, side_of, sources_of, task_of
+from adasap.experiments.progress import SECONDS
+from adasap.experiments.recipe import DEFAULT_TASK, Recipe, TaskSpec, parse_options, plain_options
+from adasap.experiments.terminal import AnyConsole, Every, JsonConsole, console_of, is_live, open_console, open_progress
+from adasap.experiments.trust import require_trust
 from adasap.io import atomic_write
 from adasap.processor import Precision
 from adasap.report import Shown, Table, environment
+from adasap.sealed import finite
 from adasap.tasks import BaseTask
 from adasap.tasks.data import class_list
 from adasap.training import is_main_process
@@ -99,12 +104,18 @@ class Evaluation:
         for line in self.notes():
             console.print(line, soft_wrap=True)
         model = self.opened.model.to(device).to(memory_format=torch.channels_last)
-        total = sum(len(suite.cells) for suite in self.suites)
+        total, number, due = sum(len(suite.cells) for suite in self.suites), count(1), Every(SECONDS)
         with open_progress(console) as progress:
             bar = progress.add_task("", total=total)
 
             def observe(suite: str, cell: Cell, result: CellResult) -> None:
                 progress.update(bar, advance=1, description=f"{suite}: {cell}")
+                done = next(number)
+                if isinstance(console, JsonConsole):
+                    keys = {"suite": suite, "cell": str(cell), "number": done, "cells": total}
+                    console.tell("cell", **keys, metrics=finite(dict(result.metrics)))
+                elif not is_live(console) and due():
+                    console.print(f"{suite} {cell}, cell {done:,} of {total:,}", soft_wrap=True)
 
             cells = evaluate_suites(
                 model,
@@ -119,6 +130,9 @@ class Evaluation:
         results = suite_results(self.suites, cells)
         table, timings = task.table(results), {name: _timings(of_suite) for name, of_suite in cells.items()}
         console.print(table)
+        if isinstance(console, JsonConsole):
+            for name, result in results.items():
+                console.tell("suite", suite=name, metric=task.primary_metric.key, **_score_json(result))
         remarks = (*([] if folder is None else folder.notes), *self.remarks(timings, precision))
         for line in remarks:
             console.print(line, soft_wrap=True)
@@ -228,9 +242,10 @@ class EvaluationResult(Shown):
 
 def evaluate(
     model: AnyModel,
-    data: str | DataSource | Sequence[Suite] | Any = None,
-    suites: str | Sequence[str] | Mapping[str, SuiteSource] = "clean",
+    data: str | Path | DataSource | Sequence[Suite] | Any = None,
+    suites: str | Sequence[str] | Mapping[str, SuiteSource] | None = None,
     *,
+    split: str | None = None,
     corruptions: Sequence[str] | None = None,
     severities: Sequence[int] | None = None,
     task: BaseTask[Any] | str | None = None,
@@ -245,7 +260,7 @@ def evaluate(
     workers: int = 0,
     precision: Asked = "float32",
     out: str | Path | None = None,
-    console: Console | bool = False,
+    console: AnyConsole = False,
     trust_builder: bool = False,
 ) -> EvaluationResult:
     """Scores a model on clean, shifted and corrupted images, as `adasap evaluate` does.
@@ -253,10 +268,13 @@ def evaluate(
     Under torchrun the cells are shared out over the processes, and each gets all results.
 
     Args:
-        model: A module (copied), a `ModelSpec`, a builder's name, a model file or a recipe.
+        model: A module (copied), a `ModelSpec`, a builder's name, a model file, a recipe or the folder of a run.
         data: `KIND:PATH`, a `DataSource`, or a map-style data set of (image, target); or opened suites, which need no
-            `suites`.
-        suites: Names, `NAME=PLACE`, or name -> `SuiteSource`; a source without data takes `data`.
+            `suites`. Or a recipe or the folder of a run, whose test data with their resizing, suites and task are
+            taken; without data those of the model, if it is one.
+        suites: Names, `NAME=PLACE`, or name -> `SuiteSource`; a source without data takes `data`. By default all of the
+            recipe that the data are of, else `clean`.
+        split: Part of data that are named; by default `test`, or what the data call it.
         corruptions: Only these, of suites that are named.
         severities: Only these of 1 to 5, of suites that are named.
         task: What good means: `classification`, `detection`, `segmentation`, `package.module:Class` of your own, or a
@@ -274,7 +292,8 @@ def evaluate(
         precision: Of the forward pass: `float32`, `bf16`, `fp16` (GPU only), or `auto`, bf16 where it is native.
         out: Folder: cells as they come, `evaluation.json` and `evaluation.md`; the same call goes on where it was. By
             default nothing is kept.
-        console: `True` shows a bar and prints the result.
+        console: `True` shows a bar, or lines where none can move, and prints the result; `json` prints one object a
+            line (`docs/logs.md`).
         trust_builder: Let a file import the module that it names.
     Raises:
         AdasapError: Before any evaluation, for a model, data and task that do not fit each other.
@@ -285,20 +304,20 @@ def evaluate(
         >>> list(found["corrupted"].metrics), len(found["clean"].per_image())
         ([Cell(corruption='fog', severity=1), Cell(corruption='fog', severity=5)], 20)
     """
+    recipe = _trusted(recipe_named(data, model), model, trust_builder)
     given: list[Suite] = [*data] if _are_suites(data) else []  # type: ignore[misc]
-    test = None if given or data is None or isinstance(data, str | DataSource) else data
+    test = None if given or data is None or isinstance(data, str | Path | DataSource) else data
     if test is not None:
         require_indexed(test)
-    sources = {} if given else sources_of(data, suites, corruptions, severities)
-    kind = type(task) if isinstance(task, BaseTask) else _named_task(task, sources)
-    options = parse_options(task_options or {}, kind.options_type, place="task.")
+    sources = {} if given else sources_of(data, suites, corruptions, severities, split=split, recipe=recipe)
+    kind, known = _kind_of(task, sources, recipe)
+    options = parse_options({**known, **(task_options or {})}, kind.options_type, place="task.")
     if size is None and kind.name == DEFAULT_TASK and not isinstance(model, nn.Module):
         size = side_of(sources)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)  # weights that no file fills: the same in every process and when the call goes on
         opened = open_any(model, size=size, mean=mean, std=std, trust_builder=trust_builder)
-        known = given[0].images if given else test
-        opened = replace(opened, spec=sized(opened.spec, known, side=side_of(sources)))
+        opened = replace(opened, spec=sized(opened.spec, given[0].images if given else test, side=side_of(sources)))
         if isinstance(task, BaseTask):
             found = given or own_suites(sources, test, task)
         else:
@@ -313,7 +332,7 @@ def evaluate(
             )
             task = kind.opened(options, opened.spec, classes=class_list(found[0].images), channels_last=True)
         some = [suite.sampled(limit, seed=seed) if limit else suite for suite in found]
-        place = data if isinstance(data, str) or data is None else type(data).__name__
+        place = str(data) if isinstance(data, str | Path) else None if data is None else type(data).__name__
         asked = {"model": opened.title, "data": place, "limit": limit, "seed": seed}
         evaluation = Evaluation(opened, task, some, Loading(batch, workers), asked, precision)
         folder, shown = None if out is None else Path(out), console_of(console)
@@ -325,15 +344,34 @@ def _are_suites(data: Any) -> bool:
     return isinstance(data, list | tuple) and bool(data) and all(hasattr(one, "cells") for one in data)
 
 
-def _named_task(task: str | None, sources: Mapping[str, SuiteSource]) -> type[BaseTask[Any]]:
-    """The class of a task by name, or of that which data are for; what the user names is his word."""
-    return TaskSpec(task or task_of(sources.values())).task_class(trust_code=True)
+def _trusted(recipe: Recipe | None, model: AnyModel, trust_builder: bool) -> Recipe | None:
+    """The recipe that data are taken from, if it names no code of the user's or the flag was given."""
+    trust_builder = trust_builder or (isinstance(model, ModelName) and model.trust_builder)
+    for code in () if recipe is None else recipe.own_code:
+        require_trust(code, trust_builder, "the recipe")
+    return None if recipe is None else recipe.trusted()
+
+
+def _kind_of(
+    task: BaseTask[Any] | str | None, sources: Mapping[str, SuiteSource], recipe: Recipe | None
+) -> tuple[type[BaseTask[Any]], Mapping[str, Any]]:
+    """The class of a task: as it is given, of the recipe, or what data are for; and the options of the recipe's."""
+    if isinstance(task, BaseTask):
+        return type(task), {}
+    if task is None and recipe is not None:
+        return recipe.task_class(), plain_options(recipe.task.options) or {}
+    return TaskSpec(task or task_of(sources.values())).task_class(trust_code=True), {}  # a name is the user's word
 
 
 def _suite_json(suite: Suite, result: SuiteResult) -> dict[str, Any]:
+    return {**result.to_json(), **_score_json(result), "suite": dict(suite.record), "remarks": list(suite.remarks)}
+
+
+def _score_json(result: SuiteResult) -> dict[str, Any]:
+    """The mean with its interval."""
     interval = bootstrap_mean(result.per_image(), resamples=2000)
     bounds = {"level": 0.95, "low": interval.low, "high": interval.high, "over": "images, of the mean over cells"}
-    return {**result.to_json(), "interval": bounds, "suite": dict(suite.record), "remarks": list(suite.remarks)}
+    return {"mean": result.mean, "num_images": len(next(iter(result.cells.values()))), "interval": bounds}
 
 
 def _device() -> torch.device:

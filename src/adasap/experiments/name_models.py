@@ -34,8 +34,8 @@ class ModelName:
     """A model by its name, with what the command line says about it; a file knows most of it by itself.
 
     Attributes:
-        name: `torchvision:NAME`, `timm:NAME`, `adasap:NAME`, `module:function`, a file of `adasap.save`, or a recipe,
-            which stands for its dense model.
+        name: `torchvision:NAME`, `timm:NAME`, `adasap:NAME`, `module:function`, a file of `adasap.save`, the folder of
+            a run, which stands for its model file, or a recipe, which stands for its dense model.
         size: Of its images; by default what its kind is made for.
         channels: Of its inputs; by default what its first convolution takes.
         weights: File that fills a named model, or a name of published ones.
@@ -177,6 +177,12 @@ def open_named(named: ModelName) -> OpenedModel:
         spec = _of_size(read_recipe(Path(name)).model, size)
         require_trust(spec.builder, trust, name)
         return OpenedModel(open_model(spec, trust_builder=trust, say=named.say).eval(), spec, name=name)
+    if (Path(name) / "recipe.yaml").is_file():
+        name = str(Path(name) / "model.safetensors")
+        if not Path(name).is_file():
+            raise ModelError(
+                f"{named.name} holds no finished run; go on with it by `adasap compress`, or give a model file"
+            )
     if name.endswith(".py"):
         raise ModelError(f"{name} names no function; write {name}:FUNCTION")
     if name.endswith(".safetensors") or Path(name).is_file():

@@ -1,9 +1,10 @@
-"""Suites and data by name: `NAME` or `NAME=PLACE` of a suite, `KIND:PATH` of a data set or a path."""
+"""Suites and data by name: `NAME` or `NAME=PLACE` of a suite, `KIND:PATH` of a data set or a path, a recipe or run."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
+from pathlib import Path
 from typing import Any
 
 from adasap.data import SOURCES, DataSource, Resizing
@@ -11,7 +12,8 @@ from adasap.data.decoding import Reading
 from adasap.data.items import is_indexed
 from adasap.errors import DataError, suggestion
 from adasap.evaluation import Suite, SuiteSource, open_own_suite, open_suite
-from adasap.experiments.recipe import DEFAULT_TASK
+from adasap.experiments.name_models import ModelName
+from adasap.experiments.recipe import DEFAULT_TASK, Recipe, read_recipe
 from adasap.io import parse_yaml
 from adasap.tasks import BaseTask
 
@@ -30,6 +32,9 @@ class SuiteOptions:
         severities: Which severities; all if None.
         classes: Of a data set with boxes: only objects of these; all if None.
         options: Further keys of the data source, KEY=VALUE.
+        split: Part of a data set; by default its test data.
+        recipe: Its test data stand for `clean` and for suites that name none, with its resizing; its suites are known
+            by their names.
     """
 
     data: Any = None
@@ -40,20 +45,39 @@ class SuiteOptions:
     severities: Sequence[int] | None = None
     classes: Sequence[str] | None = None
     options: Sequence[str] = ()
+    split: str | None = None
+    recipe: Recipe | None = None
 
-    def sources(self, suites: Sequence[str]) -> dict[str, SuiteSource]:
+    def sources(self, suites: Sequence[str] | None) -> dict[str, SuiteSource]:
         """Suite name -> where it comes from.
 
+        Args:
+            suites: `NAME` or `NAME=PLACE`; None is all of the recipe, else `clean`.
         Raises:
             DataError: If a suite is unknown, named twice, or has no place.
         """
         sources: dict[str, SuiteSource] = {}
-        for text in suites:
+        own = ["clean", *(self.recipe.data.suites if self.recipe else ())]
+        for text in own if suites is None else suites:
             name, _, place = text.partition("=")
             if name in sources:
                 raise DataError(f"--suite {name} is given twice; evaluate the second place by a command of its own")
-            sources[name] = self._source(name, place or self.data)
+            if not place and self.recipe is not None:
+                sources[name] = self._chosen(self._of_recipe(name, self.recipe))
+            else:
+                sources[name] = self._source(name, place or self.data)
         return sources
+
+    def _of_recipe(self, name: str, recipe: Recipe) -> SuiteSource:
+        """A suite of the recipe, or another one of its test data."""
+        source = recipe.data.suites.get(name) or SuiteSource(name)
+        if source.data is not None or source.row.on_disk:
+            return source
+        keys: dict[str, Any] = {"first": self.first or None, "count": self.count, "split": self.split}
+        keys |= {"classes": tuple(self.classes) if self.classes else None}
+        keys |= vars(self.resizing) if self.resizing else {}
+        given = {key: value for key, value in keys.items() if value is not None} | data_options(self.options)
+        return replace(source, data=replace(recipe.data.test, **given))
 
     def _source(self, name: str, place: Any) -> SuiteSource:
         source = SuiteSource(name, resizing=self.resizing)
@@ -63,9 +87,14 @@ class SuiteOptions:
         if source.row.on_disk:
             kind, colon, path = place.partition(":")
             path = path if colon and kind == source.row.images else place
-            source = replace(source, path=path, reading=_reading(self.options))
+            split = [] if self.split is None else [f"split={self.split}"]
+            source = replace(source, path=path, reading=_reading([*self.options, *split]))
         elif isinstance(place, str | DataSource):
             source = replace(source, data=self.data_source(place) if isinstance(place, str) else place)
+        return self._chosen(source)
+
+    def _chosen(self, source: SuiteSource) -> SuiteSource:
+        """The suite with the corruptions and severities that are asked for."""
         if self.corruptions:
             source = replace(source, corruptions=tuple(self.corruptions))
         return source if not self.severities else replace(source, severities=tuple(self.severities))
@@ -80,6 +109,7 @@ class SuiteOptions:
         source = DataSource(
             text if own else kind,
             None if own else path or None,
+            split=self.split,
             first=self.first,
             count=self.count,
             resize=resizing.resize,
@@ -92,9 +122,12 @@ class SuiteOptions:
 
 def sources_of(
     data: Any,
-    suites: str | Sequence[str] | Mapping[str, SuiteSource],
+    suites: str | Sequence[str] | Mapping[str, SuiteSource] | None,
     corruptions: Sequence[str] | None = None,
     severities: Sequence[int] | None = None,
+    *,
+    split: str | None = None,
+    recipe: Recipe | None = None,
 ) -> dict[str, SuiteSource]:
     """Suite name -> where it comes from; its data are None where it takes a data set that is open already.
 
@@ -103,13 +136,18 @@ def sources_of(
         suites: Names, `NAME=PLACE`, or sources.
         corruptions: Of suites that are named.
         severities: Likewise.
+        split: Of data that are named.
+        recipe: Whose data are taken (`recipe_named`); its test data, also by sources without data.
     Raises:
         DataError: If a suite is unknown, named twice, or has no place, or there is none.
     """
     if isinstance(suites, Mapping):
-        found = {name: _with_data(one, data) for name, one in suites.items()}
+        named = data if recipe is None else recipe.data.test
+        found = {name: _with_data(one, named) for name, one in suites.items()}
     else:
-        options = SuiteOptions(data, corruptions=corruptions, severities=severities)
+        if split is not None and isinstance(data, DataSource):
+            data = replace(data, split=split)
+        options = SuiteOptions(data, corruptions=corruptions, severities=severities, split=split, recipe=recipe)
         found = options.sources([suites] if isinstance(suites, str) else suites)
     if not found:
         raise DataError("no suite is named; give one such as `clean`")
@@ -121,6 +159,22 @@ def _with_data(source: SuiteSource, data: Any) -> SuiteSource:
     if source.data is not None or source.row.on_disk or not isinstance(data, str | DataSource):
         return source
     return replace(source, data=source_named(data) if isinstance(data, str) else data)
+
+
+def recipe_named(data: Any, model: Any) -> Recipe | None:
+    """The recipe that data are taken from: of a recipe or run that is named as data, or, without data, as the model.
+
+    Args:
+        data: As for `adasap.evaluate`.
+        model: Likewise.
+    """
+    name = data if data is not None else model.name if isinstance(model, ModelName) else model
+    if not isinstance(name, str | Path):
+        return None
+    path = Path(name)
+    if path.suffix in (".yaml", ".yml"):
+        return read_recipe(path)
+    return read_recipe(path / "recipe.yaml") if (path / "recipe.yaml").is_file() else None
 
 
 def own_suites(sources: Mapping[str, SuiteSource], test: Any, task: BaseTask[Any]) -> list[Suite]:

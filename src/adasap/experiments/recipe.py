@@ -21,6 +21,7 @@ from adasap.models import ModelSpec
 from adasap.models.own_code import imported
 from adasap.tasks import TASKS, BaseTask, DataOptions
 from adasap.training import Compression
+from adasap.training.options import DEFAULT_TRACKERS
 
 Options = TypeVar("Options")
 
@@ -296,7 +297,9 @@ def recipe_tree(recipe: Recipe) -> dict[str, Any]:
     for source in _sources_in(tree["data"]):
         if not source["options"]:
             del source["options"]  # which earlier versions do not know
-    tree["data"]["augmentation"] = _plain(recipe.data.augmentation)
+    if recipe.training.trackers == DEFAULT_TRACKERS:
+        del tree["training"]["trackers"]  # likewise; names of cells of sweeps are digests of this
+    tree["data"]["augmentation"] = plain_options(recipe.data.augmentation)
     tree["task"] = _task_tree(recipe.task)
     return tree
 
@@ -308,14 +311,14 @@ def _sources_in(data: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 def _task_tree(task: TaskSpec) -> Any:
     """As it is written in a recipe: the name alone where there is nothing else to say."""
-    options = _plain(task.options) or {}
+    options = plain_options(task.options) or {}
     if task.kind == DEFAULT_TASK:
         return options
-    unchanged = not task.is_own and options == _plain(TASKS.get(task.kind).options_type())
+    unchanged = not task.is_own and options == plain_options(TASKS.get(task.kind).options_type())
     return task.kind if unchanged or not options else {"kind": task.kind, **options}
 
 
-def _plain(options: Any) -> Any:
+def plain_options(options: Any) -> Any:
     """A dataclass of options as plain dictionaries; anything else as it is."""
     known = dataclasses.is_dataclass(options) and not isinstance(options, type)
     kind: Any = type(options)

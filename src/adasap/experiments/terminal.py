@@ -1,9 +1,11 @@
-"""Consoles and bars on which names and messages are printed as they are, whatever they contain."""
+"""Consoles and bars on which names and messages are printed as they are, and a console of JSON for programs."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any
+import json
+import time
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any, Literal
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, Task, TaskProgressColumn, TextColumn, TimeRemainingColumn
@@ -33,25 +35,87 @@ class PlainColumn(TextColumn):
         return Text(plain(super().render(task).plain), style=self.style)
 
 
-def open_console(*, stderr: bool = False, quiet: bool = False) -> Console:
+class JsonConsole(PlainConsole):
+    """A console for programs: whatever is printed on it is one JSON object a line, with a `kind`.
+
+    Sentences are objects of the kind `note` (`text`), tables of the kind `table` (`header`, `rows`); `docs/logs.md` has
+    the others.
+
+    Example:
+        >>> import io
+        >>> console = JsonConsole(file=io.StringIO())
+        >>> console.print("[a]")
+        >>> console.file.getvalue()
+        '{"kind": "note", "text": "[a]"}\\n'
+    """
+
+    def print(self, *things: Any, **options: Any) -> None:
+        for thing in things:
+            if hasattr(thing, "rows"):
+                self.tell("table", header=list(thing.header), rows=[list(row) for row in thing.rows])
+            elif str(thing):
+                self.tell("note", text=str(thing))
+
+    def tell(self, kind: str, **keys: Any) -> None:
+        """One object."""
+        if not self.quiet:
+            self.file.write(json.dumps({"kind": kind, **keys}, allow_nan=False) + "\n")
+            self.file.flush()
+
+
+AnyConsole = Console | bool | Literal["json"]
+"""Where a function shows what it does: a console, `True` for the terminal or notebook, `json` for a program."""
+
+
+def open_console(*, stderr: bool = False, quiet: bool = False, json: bool = False) -> Console:
     """A console that takes no text for markup and colours no numbers: `[red]` in a path is printed as `[red]`."""
-    return PlainConsole(stderr=stderr, quiet=quiet, markup=False, emoji=False, highlight=False)
+    kind = JsonConsole if json else PlainConsole
+    return kind(stderr=stderr, quiet=quiet, markup=False, emoji=False, highlight=False)
 
 
-def console_of(shown: Console | bool) -> Console:
-    """The console that a function was given; `True` opens one, `False` a quiet one.
+def console_of(shown: AnyConsole) -> Console:
+    """The console that a function was given; `True` opens one, `False` a quiet one, `json` one for programs.
 
     Example:
         >>> console_of(False).quiet
         True
     """
-    return shown if isinstance(shown, Console) else open_console(quiet=not shown)
+    if isinstance(shown, Console):
+        return shown
+    return open_console(quiet=not shown, json=shown == "json")
+
+
+def is_live(console: Console) -> bool:
+    """Whether a bar can move on it; elsewhere, as in a log file, progress is told in lines."""
+    moves = console.is_jupyter or (console.is_terminal and not console.is_dumb_terminal)
+    return moves and not isinstance(console, JsonConsole)
+
+
+class Every:
+    """Whether it is time for a line again: `seconds` after the last one, or after the beginning.
+
+    Example:
+        >>> now = iter([0.0, 20.0, 31.0, 40.0])
+        >>> due = Every(30, clock=lambda: next(now))
+        >>> due(), due(), due()
+        (False, True, False)
+    """
+
+    def __init__(self, seconds: float = 30.0, *, clock: Callable[[], float] = time.monotonic) -> None:
+        self.seconds, self.clock, self._last = seconds, clock, clock()
+
+    def __call__(self) -> bool:
+        now = self.clock()
+        if now - self._last < self.seconds:
+            return False
+        self._last = now
+        return True
 
 
 def open_progress(console: Console) -> Progress:
     """A bar that goes away when it is done; its descriptions are no markup, either."""
     columns = (PlainColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
-    return Progress(*columns, console=console, transient=True)
+    return Progress(*columns, console=console, transient=True, disable=not is_live(console))
 
 
 def print_parts(console: Console, parts: Iterable[Table | str]) -> None:

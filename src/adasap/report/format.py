@@ -8,6 +8,19 @@ from adasap.metric import Metric
 MINUS = "\N{MINUS SIGN}"
 
 
+def duration(seconds: float) -> str:
+    """A time as it is said: in hours and minutes, minutes, or seconds.
+
+    Example:
+        >>> duration(7.2), duration(95), duration(5400), duration(3601)
+        ('7 s', '2 min', '1 h 30 min', '1 h')
+    """
+    if seconds < 60:
+        return f"{seconds:.0f} s"
+    hours, minutes = divmod(round(seconds / 60), 60)
+    return " ".join([f"{hours} h"] * (hours > 0) + [f"{minutes} min"] * (minutes > 0))
+
+
 def axis_title(metric: Metric) -> str:
     """The metric with its unit.
 

@@ -113,6 +113,22 @@ class PhaseRecord:
 
 
 @dataclass(frozen=True)
+class CellRecord:
+    """A cell of a suite is scored for the evaluation under way; told to observers, not kept: its score is the stage's.
+
+    `number` counts the cells that this process has, of all `cells` of the stage.
+    """
+
+    kind: ClassVar[str] = "cell"
+    step: int
+    stage: str
+    suite: str
+    cell: str
+    number: int
+    cells: int
+
+
+@dataclass(frozen=True)
 class ResumeRecord:
     """A run goes on from its checkpoint; told to observers, not kept, since the records are those of one run.
 
@@ -126,7 +142,7 @@ class ResumeRecord:
     notes: tuple[str, ...] = ()
 
 
-Record = StepRecord | PruneRecord | CandidateRecord | StageRecord | PhaseRecord | ResumeRecord
+Record = StepRecord | PruneRecord | CandidateRecord | StageRecord | PhaseRecord | CellRecord | ResumeRecord
 Observer = Callable[[Record], None]
 """Watches a run, cannot steer it."""
 

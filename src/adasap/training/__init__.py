@@ -2,6 +2,7 @@
 
 from adasap.report.records import (
     CandidateRecord,
+    CellRecord,
     Observer,
     PhaseRecord,
     PruneRecord,
@@ -39,6 +40,7 @@ from adasap.training.state import Counters, TrainingState
 __all__ = [
     "LEARNING_RATES",
     "CandidateRecord",
+    "CellRecord",
     "Compression",
     "CompressionRun",
     "Counters",

@@ -54,7 +54,13 @@ def _options(config: Compression) -> dict[str, Any]:
     anywhere = replace(config.training.runtime, device="auto", precision="auto")
     scored = replace(config.training.evaluation, num_workers=0)
     training = replace(
-        config.training, num_workers=0, checkpoint_every=1, max_skipped=1, runtime=anywhere, evaluation=scored
+        config.training,
+        num_workers=0,
+        checkpoint_every=1,
+        max_skipped=1,
+        runtime=anywhere,
+        evaluation=scored,
+        trackers=(),
     )
     named = {field.name: getattr(config, field.name) for field in fields(Compression)} | {"training": training}
     options: dict[str, Any] = json.loads(json.dumps(named, default=_plain))
@@ -91,15 +97,23 @@ def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
         >>> differences({"training": {"batch_size": 32}, "seed": 0}, {"training": {"batch_size": 64}, "seed": 0})
         ['training.batch_size (32 there, 64 here)']
     """
-    old, new = _flat(before), _flat(now)
+    old, new = flat_keys(before), flat_keys(now)
     keys = [key for key in {**old, **new} if old.get(key) != new.get(key)]
     return [f"{key} ({_shown(old, key)} there, {_shown(new, key)} here)" for key in keys]
 
 
-def _flat(tree: Mapping[str, Any], above: str = "") -> dict[str, Any]:
+def flat_keys(tree: Mapping[str, Any], above: str = "") -> dict[str, Any]:
+    """Nested keys as dotted ones.
+
+    Example:
+        >>> flat_keys({"a": {"b": 1, "c": {}}})
+        {'a.b': 1, 'a.c': {}}
+    """
     found: dict[str, Any] = {}
     for key, value in tree.items():
-        found |= _flat(value, f"{above}{key}.") if isinstance(value, Mapping) and value else {f"{above}{key}": value}
+        found |= (
+            flat_keys(value, f"{above}{key}.") if isinstance(value, Mapping) and value else {f"{above}{key}": value}
+        )
     return found
 
 

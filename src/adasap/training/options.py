@@ -12,9 +12,11 @@ from adasap.pruning import PruningOptions
 from adasap.sharpness import SharpnessOptions, Strength
 from adasap.training.optimizer import OptimizerOptions, ScheduleOptions
 from adasap.training.runtime import RuntimeOptions
+from adasap.training.trackers import require_known
 
 PHASES = ("warm-up", "pruning", "fine-tuning")
 """Names of the three steps, in order."""
+DEFAULT_TRACKERS = ("tensorboard",)
 
 
 @dataclass(frozen=True)
@@ -56,6 +58,8 @@ class TrainingOptions:
         checkpoint_every: Steps between checkpoints; one is also written after every pruning event.
         max_skipped: Steps in a row with a non-finite gradient after which the run stops.
         evaluation: How the stages are scored.
+        trackers: Where curves are written, by names of Accelerate: `tensorboard` (`tensorboard/` in the run's folder),
+            `wandb`, `mlflow` and others (`docs/logs.md`); none of them changes a number.
         keep_stages: Keep the weights of every stage in the run's folder, for `adasap analyze`.
     """
 
@@ -70,10 +74,12 @@ class TrainingOptions:
     checkpoint_every: int = 200
     max_skipped: int = 10
     evaluation: EvaluationOptions = field(default_factory=EvaluationOptions)
+    trackers: tuple[str, ...] = DEFAULT_TRACKERS
     keep_stages: bool = field(default=False, repr=False)  # by its repr a run is known again; no number depends on this
 
     def __post_init__(self) -> None:
         require_declared(self, RecipeError)
+        require_known(self.trackers)
         if min(self.batch_size, self.checkpoint_every, self.max_skipped) < 1:
             raise RecipeError("batch_size, checkpoint_every and max_skipped must be at least 1")
         require_within(RecipeError, 1, 1_000_000, batch_size=self.batch_size)

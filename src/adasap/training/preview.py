@@ -6,13 +6,15 @@ import time
 
 from adasap.criteria import GradientCriterion
 from adasap.errors import DataError
-from adasap.evaluation import evaluate_suite
+from adasap.evaluation import Loading, evaluate_suite
+from adasap.evaluation.runner import evaluate_cell
 from adasap.groups.fake_model import copied
 from adasap.pruning import PruningPlan
 from adasap.training.run import CompressionRun
 from adasap.training.validation import warn_of_thin_groups
 
 _MOST_IMAGES = 256
+_TIMED_IMAGES, _TIMED_CELLS = 32, 3
 
 
 def first_plan(run: CompressionRun) -> tuple[PruningPlan, float]:
@@ -40,6 +42,43 @@ def first_score(run: CompressionRun) -> str:
     except DataError as error:  # such as boxes, of which a few images may have none
         return f"As loaded: no score on some test images ({error})"
     return run.task.first_score(result, run.data.train)
+
+
+def reading_seconds(run: CompressionRun) -> float:
+    """What reading a batch adds to a step here: all of it, or what the workers cannot hide behind the step before.
+
+    The first batch is read again, so files come from the system's cache.
+    """
+    started = time.perf_counter()
+    run.first_batches(1)
+    return time.perf_counter() - started
+
+
+def evaluation_seconds(run: CompressionRun) -> float | None:
+    """How long an evaluation of all suites takes here, from a few images in up to three cells of each.
+
+    None where a few images cannot be scored, such as those without boxes.
+    """
+    seconds, asked = 0.0, run.config.training.evaluation
+    for suite in run.data.opened_suites:
+        cells, images = suite.cells, len(suite.images)
+        timed = sorted({round(place * (len(cells) - 1) / (_TIMED_CELLS - 1)) for place in range(_TIMED_CELLS)})
+        sample = suite.sampled(min(images, _TIMED_IMAGES), seed=0)
+        loading = Loading(asked.batch_size)
+        walls = []
+        for place in timed:
+            try:
+                result = evaluate_cell(
+                    run.state.model, run.task, sample, cells[place], run.runtime.device, loading, run.scoring_precision
+                )
+            except DataError:
+                return None
+            spent = result.timings
+            made = spent["reading"] + spent["corruptions"]
+            hidden = max(spent["model"], made / asked.num_workers) if asked.num_workers else spent["wall"]
+            walls.append(hidden / min(images, _TIMED_IMAGES))
+        seconds += sum(walls) / len(walls) * images * len(cells)
+    return seconds / run.runtime.world_size
 
 
 def _measure_plain_step(run: CompressionRun) -> float:

@@ -10,6 +10,7 @@ import math
 import time
 from collections.abc import Sequence
 from functools import cached_property
+from itertools import count
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -19,7 +20,7 @@ from torch import nn
 from adasap.criteria import build_criterion
 from adasap.data.loaders import Stream, open_stream
 from adasap.errors import ArgumentError
-from adasap.evaluation import SuiteResult, evaluate_suites, suite_results
+from adasap.evaluation import Cell, SuiteResult, evaluate_suites, suite_results
 from adasap.evaluation.folder import digest_of_model, suites_identity
 from adasap.groups import ChannelGroup, Scores, trace_groups, widths
 from adasap.groups.fake_model import copied
@@ -27,7 +28,7 @@ from adasap.groups.inputs import Arguments, as_arguments
 from adasap.groups.norms_behind import norms_behind
 from adasap.pruning import Compensation, PruningPlan, Selection, compensate_
 from adasap.pruning.proof import probe_images
-from adasap.report.records import Observer, PhaseRecord, PruneRecord, Record, ResumeRecord, StageRecord
+from adasap.report.records import CellRecord, Observer, PhaseRecord, PruneRecord, Record, ResumeRecord, StageRecord
 from adasap.tasks import BaseTask, Data
 from adasap.training.fingerprint import identity
 from adasap.training.folder import RunFolder
@@ -254,7 +255,7 @@ class CompressionRun:
         model = model.to(self.runtime.device)
         digest = digest_of_model(model)
         if digest not in self._scored:  # a stage that changes nothing, such as a warm-up of no epochs, costs nothing
-            self._scored = {digest: self._scores(model, digest)}
+            self._scored = {digest: self._scores(stage, model, digest)}
         results = self._scored[digest]
         if self.config.training.keep_stages:
             plan = {"plan": None if stage == "dense" else self.state.plan.to_json()}
@@ -265,7 +266,7 @@ class CompressionRun:
         self.observe(StageRecord(self.state.counters.step, stage, scores, seconds, precision))
         self.stages[stage] = results
 
-    def _scores(self, model: nn.Module, digest: str) -> dict[str, SuiteResult]:
+    def _scores(self, stage: str, model: nn.Module, digest: str) -> dict[str, SuiteResult]:
         """Every suite's scores; cells that a killed run left are read, the others shared out over the ranks."""
         loading, suites = self.config.training.evaluation.loading, self.data.opened_suites
         device, cells = self.runtime.device, None
@@ -280,8 +281,20 @@ class CompressionRun:
                 **self._suites_identity,
             }
             cells = self.folder.open_cells(bound, is_first=self.runtime.is_main)
+        number, total = count(1), sum(len(suite.cells) for suite in suites)
+
+        def tell(suite: str, cell: Cell, result: object) -> None:
+            self._tell(CellRecord(self.state.counters.step, stage, suite, str(cell), next(number), total))
+
         found = evaluate_suites(
-            model, self.task, suites, device, loading=loading, precision=self.scoring_precision, folder=cells
+            model,
+            self.task,
+            suites,
+            device,
+            loading=loading,
+            precision=self.scoring_precision,
+            folder=cells,
+            observe=tell,
         )
         return suite_results(suites, found)
 
@@ -334,8 +347,7 @@ class CompressionRun:
     def _announce(self, record: PhaseRecord) -> None:
         """Begins a phase; one that was begun before the checkpoint has its record already."""
         if self._announced == [record.phase, record.stop]:
-            for watcher in self._watchers[1:]:
-                watcher(record)
+            self._tell(record)
             return
         self._announced = [record.phase, record.stop]
         self.observe(record)
@@ -357,6 +369,11 @@ class CompressionRun:
     def _probe(self) -> Arguments:
         """Eight random images, the same at every event, on the run's device."""
         return probe_images(self.data.example.to(self.runtime.device), seed=self.config.seed)
+
+    def _tell(self, record: Record) -> None:
+        """Tells whoever watches, but keeps nothing."""
+        for watcher in self._watchers[1:]:
+            watcher(record)
 
     def observe(self, record: Record) -> None:
         for watcher in self._watchers:

@@ -23,7 +23,7 @@ from adasap.experiments.sweep.results import SweepResults, first_common_seed, re
 from adasap.experiments.sweep.running import Outcome, RunCell, run_cells, seconds_of, state_without_running
 from adasap.experiments.sweep.table import differences_table, means_table, primary_line
 from adasap.experiments.sweep.taking_over import Taken, take_over
-from adasap.experiments.terminal import console_of, open_console
+from adasap.experiments.terminal import AnyConsole, JsonConsole, console_of, open_console
 from adasap.experiments.trust import require_trusted_recipe
 from adasap.report import PAGE, Shown, Table
 from adasap.report.run_data import read_run
@@ -114,7 +114,7 @@ def sweep(
     report: bool = False,
     beside: str | Path | None = None,
     run: RunCell | None = None,
-    console: Console | bool = False,
+    console: AnyConsole = False,
     trust_builder: bool = False,
 ) -> SweepReport:
     """Runs a grid of recipes and seeds and compares them; the same call goes on where it was.
@@ -132,7 +132,7 @@ def sweep(
         report: Only write tables and page of what is there.
         beside: The folder that paths of recipes are relative to; by default that of the file, or the working folder.
         run: Makes the run of a cell; by default `run_cell`.
-        console: `True` shows a line for each cell.
+        console: `True` shows a line for each cell; `json` an object (`docs/logs.md`).
         trust_builder: Let recipes name a builder, task or data of a module that is not ours.
     Raises:
         RecipeError: Before any run, for a sweep or recipe that is wrong.
@@ -143,7 +143,8 @@ def sweep(
         raise RecipeError("--for goes without --cluster; there, limit the time of the job, and run it again to go on")
     kept, out, console = _results_file(file, results), Path(out), console_of(console)
     taken: Taken = {} if kept is None else take_over(kept, checked, cells)
-    made, outcomes = run or partial(run_cell, trust_builder=trust_builder), list[Outcome]()
+    quiet = console.quiet or isinstance(console, JsonConsole)
+    made, outcomes = run or partial(run_cell, trust_builder=trust_builder, quiet=quiet), list[Outcome]()
     try:
         if not report:
             if cluster is None:
@@ -184,8 +185,8 @@ def _cells(
     return checked, cells
 
 
-def run_cell(cell: Cell, out: Path, *, trust_builder: bool = False) -> None:
-    """One cell as a run in its folder; a dense one leaves its weights for the others."""
+def run_cell(cell: Cell, out: Path, *, trust_builder: bool = False, quiet: bool = False) -> None:
+    """One cell as a run in its folder, shown on a terminal or not at all; a dense one leaves its weights for others."""
     if cell.dense is not None:
         remedy = "remove its folder, and it is trained again"
         read_sealed_tensors(cell.dense.folder(out) / WEIGHTS, error=DataError, remedy=remedy)
@@ -193,7 +194,7 @@ def run_cell(cell: Cell, out: Path, *, trust_builder: bool = False) -> None:
     run = run_recipe(
         cell.recipe_in(out),
         cell.folder(out),
-        open_console(quiet=not sys.stdout.isatty()),
+        open_console(quiet=quiet or not sys.stdout.isatty()),
         command=shlex.join([*words, "--trust-builder"] if trust_builder else words),
         brief=True,
         kept_suites=out / "corrupted",
@@ -205,6 +206,11 @@ def run_cell(cell: Cell, out: Path, *, trust_builder: bool = False) -> None:
 
 def _tell(console: Console, outcome: Outcome, number: int, total: int) -> None:
     if outcome.state == "not begun":
+        return
+    if isinstance(console, JsonConsole):
+        keys = {"run": outcome.cell.run, "seed": outcome.cell.seed, "title": outcome.cell.title}
+        keys |= {"state": outcome.state, "seconds": outcome.seconds, "error": outcome.error or None}
+        console.tell("run", **keys, number=number, of=total)
         return
     seconds = f" ({outcome.seconds:.0f} s)" if outcome.seconds else ""
     error = f": {outcome.error}" if outcome.error else ""

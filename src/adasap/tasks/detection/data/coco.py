@@ -14,6 +14,7 @@ from adasap.data.annotation_values import flag, identifier, leaves_folder, numbe
 from adasap.data.decoding import AS_SHOWN, Reading, read_image_header
 from adasap.data.findings import shortened
 from adasap.data.orientation import Header
+from adasap.data.splits import say_parts
 from adasap.errors import DataError
 from adasap.io import read_json
 from adasap.tasks.detection.data.detection_set import (
@@ -138,7 +139,10 @@ def _listing(path: Path, split: str | None) -> Path:
     ]
     found = [path / name for name in names if (path / name).is_file()]
     if not found:
-        raise DataError(f"{path} holds none of {', '.join(names)}; name the split, or give the JSON itself")
+        places = (path / "annotations", path)
+        known = [p.stem.removeprefix("instances_") for place in places for p in sorted(place.glob("*.json"))]
+        known += [f"{p.parent.name}/" for p in sorted(path.glob("*/_annotations.coco.json"))]
+        raise DataError(f"{path} holds none of {', '.join(names)}; {say_parts(split, known)}; or give the JSON itself")
     return found[0]
 
 

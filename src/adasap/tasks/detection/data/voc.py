@@ -14,7 +14,8 @@ from adasap.data.annotation_values import flag, number
 from adasap.data.decoding import AS_SHOWN, Reading, read_image_header
 from adasap.data.files import EXTENSIONS
 from adasap.data.orientation import Header
-from adasap.errors import DataError, suggestion
+from adasap.data.splits import say_parts
+from adasap.errors import DataError
 from adasap.io import read_text
 from adasap.tasks.detection.data.annotation_xml import read_xml
 from adasap.tasks.detection.data.detection_set import (
@@ -114,7 +115,7 @@ def _part(root: Path, name: str) -> tuple[Path, Path]:
     listing = folder / "ImageSets" / "Main" / f"{split}.txt"
     if not listing.is_file():
         known = sorted(path.stem for path in listing.parent.glob("*.txt"))
-        raise DataError(f"{listing} does not exist; {suggestion(split, known)}")
+        raise DataError(f"{listing} does not exist; {say_parts(split, known)}")
     return folder, listing
 
 

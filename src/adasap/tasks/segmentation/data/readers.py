@@ -12,7 +12,8 @@ from adasap.data.decoding import AS_SHOWN, Reading, decode_numbers
 from adasap.data.files import EXTENSIONS
 from adasap.data.findings import Findings
 from adasap.data.folders import is_hidden
-from adasap.errors import DataError, suggestion
+from adasap.data.splits import say_parts
+from adasap.errors import DataError
 from adasap.io import read_text
 from adasap.tasks.segmentation.data.segmentation_set import (
     IGNORED,
@@ -120,7 +121,7 @@ def _folders(root: Path, split: str) -> tuple[Path, Path]:
     known = sorted({path.name for path in (root / _KINDS[0]).glob("*") if path.is_dir()})
     raise DataError(
         f"{root} holds no folders {missing}"
-        + (f"; {suggestion(split, known)}" if known else "; lay images and masks out so")
+        + (f"; {say_parts(split, known)}" if known else "; lay images and masks out so")
     )
 
 
@@ -230,7 +231,7 @@ def read_voc_masks(root: Path, split: str, reading: Reading = AS_SHOWN) -> Segme
             raise DataError(f"{root} has no folder {needed}, so it is not in the layout of Pascal VOC's segmentation")
     if not listing.is_file():
         raise DataError(
-            f"{listing} does not exist; {suggestion(split, sorted(path.stem for path in listing.parent.glob('*.txt')))}"
+            f"{listing} does not exist; {say_parts(split, sorted(path.stem for path in listing.parent.glob('*.txt')))}"
         )
     findings: Findings[str] = Findings()
     images, masks = (_files(root / folder, findings) for folder in ("JPEGImages", "SegmentationClass"))
@@ -264,7 +265,7 @@ def read_cityscapes(root: Path, split: str, reading: Reading = AS_SHOWN) -> Segm
         if not folder.is_dir():
             known = sorted(path.name for path in folder.parent.glob("*") if path.is_dir())
             raise DataError(
-                f"{folder} does not exist; {suggestion(split, known) if known else 'wanted the layout of Cityscapes'}"
+                f"{folder} does not exist; {say_parts(split, known) if known else 'wanted the layout of Cityscapes'}"
             )
     findings: Findings[str] = Findings()
     where = f"{root}, split {split}"
