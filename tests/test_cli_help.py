@@ -20,6 +20,7 @@ from adasap.cli import app
 from adasap.cli.main import VERBS
 from adasap.errors import DataError, ModelError, TraceError
 from adasap.experiments import known_names as names
+from adasap.experiments.examples import EXAMPLES
 from adasap.experiments.progress import ProgressObserver
 from adasap.experiments.terminal import open_progress
 from adasap.training import PhaseRecord
@@ -59,7 +60,7 @@ def test_every_verb_has_examples_of_itself(verb: str) -> None:
     assert f"adasap {verb}" in long.partition("Examples:")[2]
 
 
-@pytest.mark.parametrize(("verb", "examples"), [(verb.__name__, lines) for verb, lines in VERBS.items()])
+@pytest.mark.parametrize(("verb", "examples"), [(name, EXAMPLES[name]) for name in NAMES])
 def test_examples_are_understood(verb: str, examples: tuple[str, ...]) -> None:
     """Every flag of an example is one of its verb."""
     text = RUNNER.invoke(app, [verb, "--help"], env={"COLUMNS": "200"}).output.partition("Examples:")[0]

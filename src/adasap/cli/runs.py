@@ -12,40 +12,12 @@ from typer import Argument, Exit, Option
 from adasap.cli.messages import for_command_line
 from adasap.cli.options import SeedOption, TrustOption
 from adasap.errors import AdasapError
+from adasap.experiments import help_texts as text
 from adasap.experiments.known_names import DemoTask, complete_path
 from adasap.experiments.terminal import open_console, print_parts
 
 if TYPE_CHECKING:
     from adasap.experiments.sweep import Cell
-
-EXAMPLES = {
-    "compress": (
-        "adasap compress recipes/cifar10/resnet20_adasap_l2.yaml --dry-run",
-        "adasap compress recipes/cifar10/resnet20_adasap_l2.yaml --set seed=1 --set fine_tune.epochs=3 --out runs/one",
-    ),
-    "compare": (
-        "adasap compare runs/resnet20_adasap_l2 runs/resnet20_plain_l2",
-        "adasap compare runs/* --baseline resnet20_plain_l2 --out comparison",
-    ),
-    "sweep": (
-        "adasap sweep recipes/sweeps/digits_main.yaml --dry-run",
-        "adasap sweep recipes/sweeps/digits_main.yaml --cluster local --workers 2",
-    ),
-    "demo": (
-        "adasap demo",
-        "adasap demo --task detection --out demo-detection",
-        "adasap demo --task segmentation --out demo-segmentation",
-    ),
-}
-_RUNS = "Folders that `adasap compress` made."
-_BASELINE = "What gains are measured from: a run's name or folder, or dense."
-_FILE = "YAML file; see recipes/sweeps/."
-_RESULTS = "Results file: its cells are taken over, and all are written to it."
-_BESIDE = "NAME.json beside NAME.yaml, if there is one"
-_FOR = "Begin no cell past this time, such as 150m or 2h."
-_CLUSTER = "Run the cells through Ray, here or on its cluster."
-_OUT = "Folder of the cells, which sweeps may share, and of results."
-_TASK = "Handwritten digits, or boxes around drawn shapes, or their masks."
 
 
 def compress(
@@ -72,8 +44,8 @@ def compress(
 
 
 def compare(
-    runs: Annotated[list[Path], Argument(metavar="RUN...", help=_RUNS, autocompletion=complete_path)],
-    baseline: Annotated[str, Option(metavar="RUN|dense", help=_BASELINE)] = "dense",
+    runs: Annotated[list[Path], Argument(metavar="RUN...", help=text.RUNS, autocompletion=complete_path)],
+    baseline: Annotated[str, Option(metavar="RUN|dense", help=text.BASELINE)] = "dense",
     out: Annotated[Path, Option(help="Folder for the page and its numbers.")] = Path("comparison"),
 ) -> None:
     """Show finished runs side by side on one page."""
@@ -83,12 +55,14 @@ def compare(
 
 
 def sweep(
-    file: Annotated[Path, Argument(metavar="SWEEP", help=_FILE, autocompletion=complete_path)],
-    out: Annotated[Path, Option(help=_OUT)] = Path("runs/sweeps"),
-    cluster: Annotated[str | None, Option(metavar="local|ADDRESS", help=_CLUSTER)] = None,
+    file: Annotated[Path, Argument(metavar="SWEEP", help=text.FILE, autocompletion=complete_path)],
+    out: Annotated[Path, Option(help=text.OUT)] = Path("runs/sweeps"),
+    cluster: Annotated[str | None, Option(metavar="local|ADDRESS", help=text.CLUSTER)] = None,
     workers: Annotated[int | None, Option(min=1, max=1024, help="Cells at a time with --cluster local.")] = None,
-    results: Annotated[Path | None, Option(help=_RESULTS, show_default=_BESIDE, autocompletion=complete_path)] = None,
-    time_limit: Annotated[str | None, Option("--for", metavar="TIME", help=_FOR)] = None,
+    results: Annotated[
+        Path | None, Option(help=text.RESULTS, show_default=text.BESIDE, autocompletion=complete_path)
+    ] = None,
+    time_limit: Annotated[str | None, Option("--for", metavar="TIME", help=text.FOR)] = None,
     report: Annotated[bool, Option(help="Only write tables and page of what is there.")] = False,
     dry_run: Annotated[bool, Option(help="Only check the recipes and list the cells.")] = False,
     trust_builder: TrustOption = False,
@@ -128,7 +102,7 @@ def run_cell(cell: Cell, out: Path, *, trust_builder: bool = False) -> None:
 
 
 def demo(
-    task: Annotated[DemoTask, Option(help=_TASK)] = "classification",
+    task: Annotated[DemoTask, Option(help=text.TASK)] = "classification",
     out: Annotated[Path, Option(help="Folder for everything the demo makes.")] = Path("demo-output"),
     seed: SeedOption = 0,
 ) -> None:
