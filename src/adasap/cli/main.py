@@ -50,9 +50,9 @@ def options(
 
 
 VERBS: tuple[Callable[..., None], ...] = (
-    *(runs.demo, runs.compress, runs.compare, runs.sweep),
+    *(runs.demo, runs.init, runs.options, runs.compress, runs.compare, runs.sweep),
     *(measure.evaluate, measure.analyze, measure.check),
-    *(models.profile, models.groups, models.export),
+    *(models.profile, models.groups, models.export, models.prune),
 )
 for verb in VERBS:
     lines = ["Examples:", *(f"  {line}" for line in EXAMPLES[verb.__name__])]

@@ -1,4 +1,4 @@
-"""Verbs about a model alone: `profile`, `groups`, `export`."""
+"""Verbs about a model alone: `profile`, `groups`, `export`, `prune`."""
 
 from __future__ import annotations
 
@@ -7,9 +7,17 @@ from typing import Annotated
 
 from typer import Argument, Option
 
-from adasap.cli.options import ModelArgument, Named, with_model_options
+from adasap.cli.options import DataOptions, ModelArgument, Named, SeedOption, with_model_options
 from adasap.experiments import help_texts as text
-from adasap.experiments.known_names import TARGETS, Precision, complete_path, one_of
+from adasap.experiments.known_names import (
+    TARGETS,
+    Compensate,
+    Precision,
+    Ranking,
+    complete_data,
+    complete_path,
+    one_of,
+)
 from adasap.experiments.terminal import open_console, print_parts
 from adasap.experiments.words import listed
 
@@ -48,6 +56,56 @@ def profile(
             console=console,
         )
     print_parts(console, found.parts())
+
+
+@with_model_options
+def prune(
+    model: ModelArgument,
+    out: Annotated[Path, Argument(metavar="OUT", help="The model file to write.", autocompletion=complete_path)],
+    named: Named,
+    budget: Annotated[str, Option(metavar="KEY=VALUE", help=text.BUDGET)],
+    data: Annotated[str | None, Option(help=text.DATA_PRUNE, autocompletion=complete_data)] = None,
+    split: Annotated[str | None, Option(help=text.SPLIT_PRUNE, show_default="train")] = None,
+    test_split: Annotated[str | None, Option(help="Of --data: what is scored.", show_default="test or val")] = None,
+    data_option: DataOptions = None,
+    criterion: Annotated[str, Option(help="Importance of a channel, such as l2 or taylor.")] = "l2",
+    ranking: Annotated[Ranking, Option(help=text.RANKING)] = "global",
+    min_kept: Annotated[float, Option(min=0, max=1, help="Fraction of its width that every group keeps.")] = 0.0,
+    multiple_of: Annotated[int, Option(min=1, help="Widths are multiples of it.")] = 1,
+    keep: Annotated[list[str] | None, Option(help=text.KEEP)] = None,
+    compensate: Annotated[Compensate, Option(help=text.COMPENSATE)] = "none",
+    renew_norms: Annotated[bool, Option("--renew-norms", help="Estimate statistics of norms anew on --data.")] = False,
+    images: Annotated[int, Option(min=1, max=1_000_000, help="Of --data, for whatever looks at images.")] = 256,
+    batch: Annotated[int, Option(min=1, max=100_000, help="Images per batch.")] = 32,
+    limit: Annotated[int | None, Option(min=1, help="Score a sample of so many images.")] = None,
+    seed: SeedOption = 0,
+    task: Annotated[str | None, Option(help="Such as segmentation.", show_default="what the data are for")] = None,
+) -> None:
+    """Cut a model once, without training: proven, and scored before and after where data are given."""
+    from adasap.experiments.prune import prune_model
+
+    found = prune_model(
+        named(model),
+        out,
+        budget,
+        data=data,
+        split=split,
+        test_split=test_split,
+        data_option=data_option or (),
+        criterion=criterion,
+        ranking=ranking,
+        min_kept=min_kept,
+        multiple_of=multiple_of,
+        keep=listed(keep) or (),
+        compensate=compensate,
+        renew_norms=renew_norms,
+        images=images,
+        batch=batch,
+        limit=limit,
+        seed=seed,
+        task=task,
+    )
+    print_parts(open_console(), found.parts())
 
 
 @with_model_options

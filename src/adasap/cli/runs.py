@@ -1,4 +1,4 @@
-"""Verbs that make and compare runs: `compress`, `compare`, `sweep`, `demo`."""
+"""Verbs that make and compare runs: `init`, `options`, `compress`, `compare`, `sweep`, `demo`."""
 
 from __future__ import annotations
 
@@ -10,14 +10,39 @@ from typing import TYPE_CHECKING, Annotated
 from typer import Argument, Exit, Option
 
 from adasap.cli.messages import for_command_line
-from adasap.cli.options import SeedOption, TrustOption
+from adasap.cli.options import DataOptions, SeedOption, TrustOption
 from adasap.errors import AdasapError
 from adasap.experiments import help_texts as text
-from adasap.experiments.known_names import DemoTask, complete_path
+from adasap.experiments.known_names import DemoTask, complete_data, complete_model, complete_path
 from adasap.experiments.terminal import open_console, print_parts
 
 if TYPE_CHECKING:
     from adasap.experiments.sweep import Cell
+
+
+def init(
+    model: Annotated[str, Argument(help=text.MODEL_INIT, autocompletion=complete_model)],
+    data: Annotated[str, Argument(help=text.DATA_INIT, autocompletion=complete_data)],
+    weights: Annotated[Path | None, Option(help=text.WEIGHTS, autocompletion=complete_path)] = None,
+    task: Annotated[str | None, Option(help=text.TASK_INIT, show_default="what the data are for")] = None,
+    budget: Annotated[str, Option(metavar="KEY=VALUE", help=text.BUDGET)] = "macs=0.5",
+    out: Annotated[Path, Option(help="The recipe's file.", autocompletion=complete_path)] = Path("recipe.yaml"),
+    model_option: Annotated[list[str] | None, Option(help="KEY=VALUE for the model's builder; repeat.")] = None,
+    data_option: DataOptions = None,
+) -> None:
+    """Look at a model, at data and at this machine, and write a short recipe with reasons."""
+    from adasap.experiments.first_recipe import init_recipe
+
+    console, options = open_console(), {"model_options": model_option or (), "data_option": data_option or ()}
+    found = init_recipe(model, data, weights=weights, task=task, budget=budget, out=out, console=console, **options)
+    print_parts(console, found.parts())
+
+
+def options(key: Annotated[str | None, Argument(metavar="KEY", help=text.KEY)] = None) -> None:
+    """Print the keys of recipes and sweeps: value, default, and what each is."""
+    from adasap.experiments import keys
+
+    print_parts(open_console(), keys.options(key).parts())
 
 
 def compress(

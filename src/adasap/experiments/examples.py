@@ -3,6 +3,15 @@
 from __future__ import annotations
 
 EXAMPLES: dict[str, tuple[str, ...]] = {
+    "init": (
+        "adasap init torchvision:resnet18 photos --weights best.pth",
+        "adasap init ./mymodel.py:build arrays.npz --budget size_mb=2 --out small.yaml",
+    ),
+    "options": (
+        "adasap options",
+        "adasap options pruning.budget",
+        "adasap options sweep.cluster",
+    ),
     "compress": (
         "adasap compress recipes/cifar10/resnet20_adasap_l2.yaml --dry-run",
         "adasap compress recipes/cifar10/resnet20_adasap_l2.yaml --set seed=1 --set fine_tune.epochs=3 --out runs/one",
@@ -46,5 +55,11 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     "export": (
         "adasap export runs/resnet20_adasap_l2/model.safetensors small.onnx --to onnx",
         "adasap export torchvision:resnet18 resnet18.pt2 --to torch-export --weights resnet18.safetensors",
+    ),
+    "prune": (
+        "adasap prune torchvision:resnet18 small.safetensors --weights best.pth --model-option num_classes=5 "
+        "--budget macs=0.5 --data photos",
+        "adasap prune torchvision:resnet18 small.safetensors --weights best.pth --model-option num_classes=5 "
+        "--budget size_mb=20 --data photos --criterion taylor --compensate least_squares --renew-norms",
     ),
 }
