@@ -20,6 +20,7 @@ from adasap.cli import app
 from adasap.cli.main import VERBS
 from adasap.errors import DataError, ModelError, TraceError
 from adasap.experiments import known_names as names
+from adasap.experiments.examples import EXAMPLES
 from adasap.experiments.progress import ProgressObserver
 from adasap.experiments.terminal import open_progress
 from adasap.training import PhaseRecord
@@ -59,7 +60,7 @@ def test_every_verb_has_examples_of_itself(verb: str) -> None:
     assert f"adasap {verb}" in long.partition("Examples:")[2]
 
 
-@pytest.mark.parametrize(("verb", "examples"), [(verb.__name__, lines) for verb, lines in VERBS.items()])
+@pytest.mark.parametrize(("verb", "examples"), [(name, EXAMPLES[name]) for name in NAMES])
 def test_examples_are_understood(verb: str, examples: tuple[str, ...]) -> None:
     """Every flag of an example is one of its verb."""
     text = RUNNER.invoke(app, [verb, "--help"], env={"COLUMNS": "200"}).output.partition("Examples:")[0]
@@ -67,7 +68,7 @@ def test_examples_are_understood(verb: str, examples: tuple[str, ...]) -> None:
     assert [flag for flag in flags if not re.search(rf"{flag}\b", text)] == []
 
 
-@pytest.mark.parametrize("verb", ["evaluate", "analyze", "profile", "groups", "export"])
+@pytest.mark.parametrize("verb", ["evaluate", "analyze", "profile", "groups", "export", "prune"])
 def test_wherever_a_model_is_named_it_is_named_alike(verb: str) -> None:
     text = RUNNER.invoke(app, [verb, "--help"], env={"COLUMNS": "200"}).output
     flags = ("--size", "--channels", "--weights", "--model-option", "--trust-builder")
@@ -81,6 +82,8 @@ def test_names_in_help_are_those_of_the_registries() -> None:
     from adasap.export import TARGETS
     from adasap.models.builders import MODELS
     from adasap.processor import Precision
+    from adasap.pruning.compensate import Compensate
+    from adasap.pruning.ranking import Ranking
 
     assert list(SUITES) == list(names.SUITES)
     assert sorted(SOURCES) == sorted(names.DATA_KINDS)  # in the order of registration, which imports decide
@@ -88,6 +91,8 @@ def test_names_in_help_are_those_of_the_registries() -> None:
     assert list(TARGETS) == list(names.TARGETS)
     assert sorted(f"adasap:{name}" for name in MODELS) == sorted(names.BUILDERS)
     assert get_args(Precision) == get_args(names.Precision)
+    assert get_args(Ranking) == get_args(names.Ranking)
+    assert sorted(get_args(Compensate)) == sorted(get_args(names.Compensate))
     assert get_type_hints(DataSource)["interpolation"] == names.Interpolation
 
 
@@ -129,7 +134,9 @@ def test_the_shell_completes(tmp_path: Path, line: str, words: list[str]) -> Non
     assert completed(line, tmp_path) == words
 
 
-@pytest.mark.parametrize("arguments", [["groups"], ["groups", "x", "--sise", "3"], ["prune"], ["profile", "x", "-q"]])
+@pytest.mark.parametrize(
+    "arguments", [["groups"], ["groups", "x", "--sise", "3"], ["prune"], ["shrink"], ["profile", "x", "-q"]]
+)
 def test_wrong_calls_end_with_two_on_stderr(arguments: list[str]) -> None:
     done = run(*arguments)
     assert (done.returncode, done.stdout) == (2, "")

@@ -18,9 +18,11 @@ if TYPE_CHECKING:
     from adasap.experiments.compare import compare
     from adasap.experiments.compress import run
     from adasap.experiments.evaluate import evaluate
+    from adasap.experiments.first_recipe import init_recipe
     from adasap.experiments.latency import latency_table
     from adasap.experiments.preview import preview
     from adasap.experiments.profile import profile
+    from adasap.experiments.prune import prune_model
     from adasap.experiments.recipe import Recipe, read_recipe
     from adasap.experiments.sweep.run import sweep
     from adasap.export import export_model, from_pretrained, load, save, save_pretrained
@@ -61,9 +63,11 @@ _HOMES = {
     "experiments.compare": ("compare",),
     "experiments.compress": ("run",),
     "experiments.evaluate": ("evaluate",),
+    "experiments.first_recipe": ("init_recipe",),
     "experiments.latency": ("latency_table",),
     "experiments.preview": ("preview",),
     "experiments.profile": ("profile",),
+    "experiments.prune": ("prune_model",),
     "experiments.recipe": ("Recipe", "read_recipe"),
     "experiments.sweep.run": ("sweep",),
     "convolutions": ("guard_convolutions",),
@@ -139,6 +143,7 @@ __all__ = [
     "export_model",
     "from_pretrained",
     "guard_convolutions",
+    "init_recipe",
     "latency_table",
     "load",
     "open_model",
@@ -147,6 +152,7 @@ __all__ = [
     "profile",
     "prunable",
     "prune",
+    "prune_model",
     "read_recipe",
     "recalibrate_",
     "register_operator",

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sys
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Annotated, Any
 
@@ -19,6 +19,7 @@ from adasap.cli import measure, models, runs
 from adasap.cli.messages import allow_any_text, print_sentence
 from adasap.cli.options import VerbWithNumbers
 from adasap.errors import AdasapError, AdasapWarning
+from adasap.experiments.examples import EXAMPLES
 from adasap.experiments.terminal import open_console
 from adasap.memory import kept_memory
 
@@ -48,17 +49,14 @@ def options(
     """Make a vision model small, fast and robust: adaptive sharpness-aware pruning."""
 
 
-VERBS: dict[Callable[..., None], Sequence[str]] = {
-    verb: examples[verb.__name__]
-    for examples, verbs in (
-        (runs.EXAMPLES, (runs.demo, runs.compress, runs.compare, runs.sweep)),
-        (measure.EXAMPLES, (measure.evaluate, measure.analyze, measure.check)),
-        (models.EXAMPLES, (models.profile, models.groups, models.export)),
-    )
-    for verb in verbs
-}
-for verb, examples in VERBS.items():
-    app.command(cls=VerbWithNumbers, epilog="\n\n".join(["Examples:", *(f"  {line}" for line in examples)]))(verb)
+VERBS: tuple[Callable[..., None], ...] = (
+    *(runs.demo, runs.init, runs.options, runs.compress, runs.compare, runs.sweep),
+    *(measure.evaluate, measure.analyze, measure.check),
+    *(models.profile, models.groups, models.export, models.prune),
+)
+for verb in VERBS:
+    lines = ["Examples:", *(f"  {line}" for line in EXAMPLES[verb.__name__])]
+    app.command(cls=VerbWithNumbers, epilog="\n\n".join(lines))(verb)
 
 
 @contextmanager

@@ -5,7 +5,6 @@ from __future__ import annotations
 import shlex
 import sys
 import time
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Literal
@@ -20,32 +19,13 @@ from adasap.cli.options import (
     QuietOption,
     SeedOption,
     SplitOption,
-    listed,
     with_model_options,
 )
 from adasap.corruptions.registry import CORRUPTIONS
-from adasap.errors import DataError
 from adasap.experiments import known_names as names
 from adasap.experiments.terminal import open_console, print_parts
+from adasap.experiments.words import listed, severities_listed
 
-EXAMPLES = {
-    "evaluate": (
-        "adasap evaluate runs/resnet20_adasap_l2",
-        "adasap evaluate runs/resnet20_adasap_l2/model.safetensors --data npz:test.npz --suite clean --suite corrupted",
-        "adasap evaluate adasap:cifar_resnet20 --weights dense.safetensors --data cifar10:data --suite corrupted "
-        "--corruptions fog,frost --severities 1,3,5 --limit 1000",
-        "adasap evaluate torchvision:resnet50 --weights resnet50.safetensors --suite imagenet-val=imagenet --workers 8",
-    ),
-    "analyze": (
-        "adasap analyze runs/resnet20_adasap_l2",
-        "adasap analyze adasap=runs/a/model.safetensors plain=runs/b/model.safetensors --data npz:train.npz "
-        "--only loss,worst_case --set worst_case.steps=20",
-    ),
-    "check": (
-        "adasap check folder:photos --split train --workers 8",
-        "adasap check voc:VOCdevkit --split 07+12 --out broken.txt",
-    ),
-}
 _SUITE = f"NAME or NAME=PLACE, of {', '.join(names.SUITES)}; may be repeated."
 _DATA = "KIND:PATH such as npz:test.npz, or a suite's path; or a recipe or run, by default MODEL if it is one."
 _ONLY = "Only these, such as fog,frost: a list with commas, or repeated."
@@ -105,7 +85,7 @@ def evaluate(
     from adasap.experiments.name_suites import SuiteOptions, recipe_named
 
     recipe = recipe_named(data, model)
-    resizing, only = Resizing(resize, center_crop, interpolation), (listed(corruptions), _whole(listed(severities)))
+    resizing, only = Resizing(resize, center_crop, interpolation), (listed(corruptions), severities_listed(severities))
     asked = SuiteOptions(data, first, count, resizing, *only, listed(classes), data_option or (), split, recipe)
     experiment.evaluate(
         named(model),
@@ -121,13 +101,6 @@ def evaluate(
         out=out,
         console=open_console(quiet=quiet, json=json),
     )
-
-
-def _whole(texts: Sequence[str] | None) -> list[int] | None:
-    wrong = next((text for text in texts or () if text not in {"1", "2", "3", "4", "5"}), None)
-    if wrong is not None:
-        raise DataError(f"--severities {wrong}: give whole numbers from 1 to 5, such as --severities 1,3,5")
-    return None if texts is None else [int(text) for text in texts]
 
 
 @with_model_options

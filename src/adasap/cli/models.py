@@ -1,4 +1,4 @@
-"""Verbs about a model alone: `profile`, `groups`, `export`."""
+"""Verbs about a model alone: `profile`, `groups`, `export`, `prune`."""
 
 from __future__ import annotations
 
@@ -7,45 +7,34 @@ from typing import Annotated
 
 from typer import Argument, Option
 
-from adasap.cli.options import ModelArgument, Named, listed, with_model_options
-from adasap.experiments.known_names import TARGETS, Precision, complete_path, one_of
+from adasap.cli.options import DataOptions, ModelArgument, Named, SeedOption, with_model_options
+from adasap.experiments import help_texts as text
+from adasap.experiments.known_names import (
+    TARGETS,
+    Compensate,
+    Precision,
+    Ranking,
+    complete_data,
+    complete_path,
+    one_of,
+)
 from adasap.experiments.terminal import open_console, print_parts
-
-EXAMPLES = {
-    "profile": (
-        "adasap profile runs/resnet20_adasap_l2/model.safetensors --batch 32",
-        "adasap profile torchvision:resnet50 --latency-table rn50.json --threads 1",
-    ),
-    "groups": (
-        "adasap groups torchvision:resnet50",
-        "adasap groups torchvision:vit_b_16 --model-option num_classes=10 --size 224 --keep 'encoder.*'",
-    ),
-    "export": (
-        "adasap export runs/resnet20_adasap_l2/model.safetensors small.onnx --to onnx",
-        "adasap export torchvision:resnet18 resnet18.pt2 --to torch-export --weights resnet18.safetensors",
-    ),
-}
-_BATCH = "The larger batch; batch 1 is always measured."
-_TABLE = "Time the single layers instead, for latency budgets; resumes."
-_PLANS = "Random plans that the latency table is tried on."
-_TO = f"{', '.join(TARGETS)}, or one of your own: for onnxruntime, torch.export.load, adasap.load."
-_KEEP = "Patterns of modules whose channels stay: a list with commas, or repeated."
-_BATCH_EXPORT = "The one batch size the file takes."
+from adasap.experiments.words import listed
 
 
 @with_model_options
 def profile(
     model: ModelArgument,
     named: Named,
-    batch: Annotated[int | None, Option(min=1, max=100_000, help=_BATCH, show_default="16, table: 1")] = None,
+    batch: Annotated[int | None, Option(min=1, max=100_000, help=text.BATCH, show_default="16, table: 1")] = None,
     seconds: Annotated[float, Option(help="Time for each comparison of whole models, up to an hour.")] = 4.0,
     device: Annotated[str, Option(help="cpu or cuda.")] = "cpu",
     threads: Annotated[int | None, Option(min=1, max=1024, help="Threads of the CPU.", show_default="all")] = None,
     precision: Annotated[Precision, Option(help="Number type.")] = "float32",
     channels_last: Annotated[bool, Option("--channels-last/--contiguous", help="Memory format.")] = True,
     compiled: Annotated[bool, Option("--compiled", help="Through torch.compile.")] = False,
-    latency_table: Annotated[Path | None, Option(metavar="FILE", help=_TABLE, autocompletion=complete_path)] = None,
-    plans: Annotated[int, Option(min=0, max=10_000, help=_PLANS)] = 5,
+    latency_table: Annotated[Path | None, Option(metavar="FILE", help=text.TABLE, autocompletion=complete_path)] = None,
+    plans: Annotated[int, Option(min=0, max=10_000, help=text.PLANS)] = 5,
 ) -> None:
     """Measure what a model needs, the dense one beside it if the file is pruned."""
     from adasap.experiments import latency
@@ -70,7 +59,59 @@ def profile(
 
 
 @with_model_options
-def groups(model: ModelArgument, named: Named, keep: Annotated[list[str] | None, Option(help=_KEEP)] = None) -> None:
+def prune(
+    model: ModelArgument,
+    out: Annotated[Path, Argument(metavar="OUT", help="The model file to write.", autocompletion=complete_path)],
+    named: Named,
+    budget: Annotated[str, Option(metavar="KEY=VALUE", help=text.BUDGET)],
+    data: Annotated[str | None, Option(help=text.DATA_PRUNE, autocompletion=complete_data)] = None,
+    split: Annotated[str | None, Option(help=text.SPLIT_PRUNE, show_default="train")] = None,
+    test_split: Annotated[str | None, Option(help="Of --data: what is scored.", show_default="test or val")] = None,
+    data_option: DataOptions = None,
+    criterion: Annotated[str, Option(help="Importance of a channel, such as l2 or taylor.")] = "l2",
+    ranking: Annotated[Ranking, Option(help=text.RANKING)] = "global",
+    min_kept: Annotated[float, Option(min=0, max=1, help="Fraction of its width that every group keeps.")] = 0.0,
+    multiple_of: Annotated[int, Option(min=1, help="Widths are multiples of it.")] = 1,
+    keep: Annotated[list[str] | None, Option(help=text.KEEP)] = None,
+    compensate: Annotated[Compensate, Option(help=text.COMPENSATE)] = "none",
+    renew_norms: Annotated[bool, Option("--renew-norms", help="Estimate statistics of norms anew on --data.")] = False,
+    images: Annotated[int, Option(min=1, max=1_000_000, help="Of --data, for whatever looks at images.")] = 256,
+    batch: Annotated[int, Option(min=1, max=100_000, help="Images per batch.")] = 32,
+    limit: Annotated[int | None, Option(min=1, help="Score a sample of so many images.")] = None,
+    seed: SeedOption = 0,
+    task: Annotated[str | None, Option(help="Such as segmentation.", show_default="what the data are for")] = None,
+) -> None:
+    """Cut a model once, without training: proven, and scored before and after where data are given."""
+    from adasap.experiments.prune import prune_model
+
+    found = prune_model(
+        named(model),
+        out,
+        budget,
+        data=data,
+        split=split,
+        test_split=test_split,
+        data_option=data_option or (),
+        criterion=criterion,
+        ranking=ranking,
+        min_kept=min_kept,
+        multiple_of=multiple_of,
+        keep=listed(keep) or (),
+        compensate=compensate,
+        renew_norms=renew_norms,
+        images=images,
+        batch=batch,
+        limit=limit,
+        seed=seed,
+        task=task,
+    )
+    print_parts(open_console(), found.parts())
+
+
+@with_model_options
+def groups(
+    model: ModelArgument, named: Named, keep: Annotated[list[str] | None, Option(help=text.KEEP)] = None
+) -> None:
     """List the channel groups of a model."""
     from adasap.experiments.list_groups import list_groups
 
@@ -81,9 +122,9 @@ def groups(model: ModelArgument, named: Named, keep: Annotated[list[str] | None,
 def export(
     model: ModelArgument,
     out: Annotated[Path, Argument(metavar="OUT", help="The file to write.", autocompletion=complete_path)],
-    to: Annotated[str, Option(help=_TO, autocompletion=one_of(TARGETS))],
+    to: Annotated[str, Option(help=text.TO, autocompletion=one_of(TARGETS))],
     named: Named,
-    fixed_batch: Annotated[int | None, Option(min=1, max=100_000, help=_BATCH_EXPORT, show_default="any")] = None,
+    fixed_batch: Annotated[int | None, Option(min=1, max=100_000, help=text.BATCH_EXPORT, show_default="any")] = None,
 ) -> None:
     """Write a model for a runtime and compare it there."""
     from adasap.experiments.export import export_named

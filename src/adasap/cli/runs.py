@@ -1,4 +1,4 @@
-"""Verbs that make and compare runs: `compress`, `compare`, `sweep`, `demo`."""
+"""Verbs that make and compare runs: `init`, `options`, `compress`, `compare`, `sweep`, `demo`."""
 
 from __future__ import annotations
 
@@ -10,42 +10,39 @@ from typing import TYPE_CHECKING, Annotated
 from typer import Argument, Exit, Option
 
 from adasap.cli.messages import for_command_line
-from adasap.cli.options import JsonOption, QuietOption, SeedOption, TrustOption
+from adasap.cli.options import DataOptions, JsonOption, QuietOption, SeedOption, TrustOption
 from adasap.errors import AdasapError
-from adasap.experiments.known_names import DemoTask, complete_path
+from adasap.experiments import help_texts as text
+from adasap.experiments.known_names import DemoTask, complete_data, complete_model, complete_path
 from adasap.experiments.terminal import open_console, print_parts
 
 if TYPE_CHECKING:
     from adasap.experiments.sweep import Cell
 
-EXAMPLES = {
-    "compress": (
-        "adasap compress recipes/cifar10/resnet20_adasap_l2.yaml --dry-run",
-        "adasap compress recipes/cifar10/resnet20_adasap_l2.yaml --set seed=1 --set fine_tune.epochs=3 --out runs/one",
-    ),
-    "compare": (
-        "adasap compare runs/resnet20_adasap_l2 runs/resnet20_plain_l2",
-        "adasap compare runs/* --baseline resnet20_plain_l2 --out comparison",
-    ),
-    "sweep": (
-        "adasap sweep recipes/sweeps/digits_main.yaml --dry-run",
-        "adasap sweep recipes/sweeps/digits_main.yaml --cluster local --workers 2",
-    ),
-    "demo": (
-        "adasap demo",
-        "adasap demo --task detection --out demo-detection",
-        "adasap demo --task segmentation --out demo-segmentation",
-    ),
-}
-_RUNS = "Folders that `adasap compress` made."
-_BASELINE = "What gains are measured from: a run's name or folder, or dense."
-_FILE = "YAML file; see recipes/sweeps/."
-_RESULTS = "Results file: its cells are taken over, and all are written to it."
-_BESIDE = "NAME.json beside NAME.yaml, if there is one"
-_FOR = "Begin no cell past this time, such as 150m or 2h."
-_CLUSTER = "Run the cells through Ray, here or on its cluster."
-_OUT = "Folder of the cells, which sweeps may share, and of results."
-_TASK = "Handwritten digits, or boxes around drawn shapes, or their masks."
+
+def init(
+    model: Annotated[str, Argument(help=text.MODEL_INIT, autocompletion=complete_model)],
+    data: Annotated[str, Argument(help=text.DATA_INIT, autocompletion=complete_data)],
+    weights: Annotated[Path | None, Option(help=text.WEIGHTS, autocompletion=complete_path)] = None,
+    task: Annotated[str | None, Option(help=text.TASK_INIT, show_default="what the data are for")] = None,
+    budget: Annotated[str, Option(metavar="KEY=VALUE", help=text.BUDGET)] = "macs=0.5",
+    out: Annotated[Path, Option(help="The recipe's file.", autocompletion=complete_path)] = Path("recipe.yaml"),
+    model_option: Annotated[list[str] | None, Option(help="KEY=VALUE for the model's builder; repeat.")] = None,
+    data_option: DataOptions = None,
+) -> None:
+    """Look at a model, at data and at this machine, and write a short recipe with reasons."""
+    from adasap.experiments.first_recipe import init_recipe
+
+    console, options = open_console(), {"model_options": model_option or (), "data_option": data_option or ()}
+    found = init_recipe(model, data, weights=weights, task=task, budget=budget, out=out, console=console, **options)
+    print_parts(console, found.parts())
+
+
+def options(key: Annotated[str | None, Argument(metavar="KEY", help=text.KEY)] = None) -> None:
+    """Print the keys of recipes and sweeps: value, default, and what each is."""
+    from adasap.experiments import keys
+
+    print_parts(open_console(), keys.options(key).parts())
 
 
 def compress(
@@ -76,8 +73,8 @@ def compress(
 
 
 def compare(
-    runs: Annotated[list[Path], Argument(metavar="RUN...", help=_RUNS, autocompletion=complete_path)],
-    baseline: Annotated[str, Option(metavar="RUN|dense", help=_BASELINE)] = "dense",
+    runs: Annotated[list[Path], Argument(metavar="RUN...", help=text.RUNS, autocompletion=complete_path)],
+    baseline: Annotated[str, Option(metavar="RUN|dense", help=text.BASELINE)] = "dense",
     out: Annotated[Path, Option(help="Folder for the page and its numbers.")] = Path("comparison"),
 ) -> None:
     """Show finished runs side by side on one page."""
@@ -87,12 +84,14 @@ def compare(
 
 
 def sweep(
-    file: Annotated[Path, Argument(metavar="SWEEP", help=_FILE, autocompletion=complete_path)],
-    out: Annotated[Path, Option(help=_OUT)] = Path("runs/sweeps"),
-    cluster: Annotated[str | None, Option(metavar="local|ADDRESS", help=_CLUSTER)] = None,
+    file: Annotated[Path, Argument(metavar="SWEEP", help=text.FILE, autocompletion=complete_path)],
+    out: Annotated[Path, Option(help=text.OUT)] = Path("runs/sweeps"),
+    cluster: Annotated[str | None, Option(metavar="local|ADDRESS", help=text.CLUSTER)] = None,
     workers: Annotated[int | None, Option(min=1, max=1024, help="Cells at a time with --cluster local.")] = None,
-    results: Annotated[Path | None, Option(help=_RESULTS, show_default=_BESIDE, autocompletion=complete_path)] = None,
-    time_limit: Annotated[str | None, Option("--for", metavar="TIME", help=_FOR)] = None,
+    results: Annotated[
+        Path | None, Option(help=text.RESULTS, show_default=text.BESIDE, autocompletion=complete_path)
+    ] = None,
+    time_limit: Annotated[str | None, Option("--for", metavar="TIME", help=text.FOR)] = None,
     report: Annotated[bool, Option(help="Only write tables and page of what is there.")] = False,
     dry_run: Annotated[bool, Option(help="Only check the recipes and list the cells.")] = False,
     quiet: QuietOption = False,
@@ -134,7 +133,7 @@ def run_cell(cell: Cell, out: Path, *, trust_builder: bool = False, quiet: bool 
 
 
 def demo(
-    task: Annotated[DemoTask, Option(help=_TASK)] = "classification",
+    task: Annotated[DemoTask, Option(help=text.TASK)] = "classification",
     out: Annotated[Path, Option(help="Folder for everything the demo makes.")] = Path("demo-output"),
     seed: SeedOption = 0,
 ) -> None:

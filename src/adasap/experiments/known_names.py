@@ -13,6 +13,8 @@ Interpolation = Literal["bilinear", "bicubic"]
 DemoTask = Literal["classification", "detection", "segmentation"]
 Precision = Literal["float32", "bf16", "fp16"]
 AskedPrecision = Literal["float32", "auto", "bf16", "fp16"]
+Ranking = Literal["global", "uniform", "isomorphic"]
+Compensate = Literal["none", "fold", "least_squares"]
 
 BUILDERS = (
     "adasap:cifar_resnet20",

@@ -131,6 +131,8 @@ def open_images(
     seed: int,
     candidates: Sequence[Candidate],
     task: BaseTask[Any] | None = None,
+    *,
+    fewer_do: bool = False,
 ) -> tuple[list[Candidate], Any, list[str]]:
     """The candidates with the size of their images, a sample of these, and what is to be said about them.
 
@@ -141,6 +143,7 @@ def open_images(
         seed: Of the sample.
         candidates: Images with labels are numbered by their classes.
         task: Of candidates that no run knows; None is classification.
+        fewer_do: Take all images where there are fewer.
     Raises:
         DataError: If there are fewer, or images of a class that the models do not know.
         ModelError: If the models cannot be analysed together.
@@ -155,6 +158,7 @@ def open_images(
     _require_alike(candidates)
     where = data.where if isinstance(data, DataSource) else type(data).__name__
     said = list(dict.fromkeys(line for candidate in candidates for line in candidate.remarks))
+    count = min(count, len(images)) if fewer_do else count
     if by_items:
         _require_enough(where, len(images), count)
         summary = [images.summary()] if hasattr(images, "summary") else []
@@ -165,6 +169,7 @@ def open_images(
         classes = names_of_outputs(num_outputs, class_names(images), set(images.labels.tolist()))
     remarks = [f"{where}: {remark}" for remark in remarks_of(images)]
     images, match = matched_images(images, classes, where=where, of="the model")
+    count = min(count, len(images)) if fewer_do else count
     _require_enough(where, len(images), count)
     sample = SomeImages(images, sample_indices(len(images), count, seed=seed))
     return candidates, sample, said + remarks + [match.remark] * bool(match.remark)
@@ -205,11 +210,7 @@ def subjects_of(
         kind = TASKS.get(data_for)
         task = kind.opened(kind.options_type(), spec, classes=class_list(images.dataset))
     task = task or ClassificationTask(mean=spec.mean, std=spec.std)
-    if isinstance(images, Subset):
-        parts = torch.split(torch.arange(len(images)), images_per_batch)
-        batches = [task.prepare(task.collate(read_items(images, part)), device) for part in parts]
-    else:
-        batches = [task.prepare(batch, device) for batch in evaluation_batches(images, images_per_batch)]
+    batches = prepared_batches(images, images_per_batch, task, device)
     subjects, num_folded = {}, 0
     example = torch.zeros(1, *input_size_of(spec))
     for candidate in candidates:
@@ -221,6 +222,14 @@ def subjects_of(
         objective = Objective(model.to(device).eval(), batches, task.loss)
         subjects[candidate.name] = Subject(objective, groups, first_fitting(plans, groups), images_per_batch)
     return subjects, num_folded
+
+
+def prepared_batches(images: Any, images_per_batch: int, task: BaseTask[Any], device: torch.device) -> list[Any]:
+    """The sample that `open_images` gave, in prepared batches."""
+    if isinstance(images, Subset):
+        parts = torch.split(torch.arange(len(images)), images_per_batch)
+        return [task.prepare(task.collate(read_items(images, part)), device) for part in parts]
+    return [task.prepare(batch, device) for batch in evaluation_batches(images, images_per_batch)]
 
 
 def _recipe_of_another_task(candidates: Sequence[Candidate]) -> Recipe | None:

@@ -51,6 +51,9 @@ class TrainingOptions:
 
     Attributes:
         batch_size: Images per step over all ranks together.
+        optimizer: Which one, and how fast.
+        schedule: How the learning rate moves.
+        runtime: Where it is computed, and how precisely.
         clip_norm: Largest norm of the final gradient, or None.
         average_decay: Decay of the moving average of the weights, or None for no average.
         sync_perturbation: Average the first gradient over the ranks (one ascent point instead of one per rank).
@@ -92,7 +95,12 @@ class TrainingOptions:
 
 @dataclass(frozen=True)
 class PhaseOptions:
-    """One of the three steps: how long, and how sharpness-aware."""
+    """One of the three steps: how long, and how sharpness-aware.
+
+    Attributes:
+        epochs: Passes over the training images; also a fraction.
+        sharpness: How weights are perturbed in its steps.
+    """
 
     epochs: float = 1.0
     sharpness: SharpnessOptions = field(default_factory=SharpnessOptions)
