@@ -256,7 +256,7 @@ def run_recipe(
     if finished and (left := _finished_run(folder, result, recipe, console, classes, brief=brief)) is not None:
         console.print(f"{recipe.name}: finished; nothing left to do; results in {folder}", markup=False, soft_wrap=True)
         return left
-    images = () if brief else task.timed_images(data)
+    images = None if brief else task.timed_images(data)
     models = {"dense": dense, "compressed": result.model}
     profiles = profile_models(models, data.example, images=images, seconds=0.0 if brief else 2.0)
     target = measure_target(recipe.pruning.budget, models, result.dense_groups, data.example, profiles)
