@@ -169,7 +169,7 @@ def _latency(latency: dict[str, Any]) -> Table:
     rows = []
     for run, profile in latency.items():
         if run != "threads":
-            times = [*profile["latency"], *profile["detection"]]
+            times = [*profile["latency"], *profile["predictions"]["images to boxes"]]
             rows.append([run, *(f"{t['p50_ms']:.1f} / {t['p95_ms']:.1f}" for t in times)])
     header = ["run", "traced part, batch 1", "batch 16", "images to boxes, batch 1", "batch 16"]
     return Table(header, rows)

@@ -134,8 +134,9 @@ def test_a_run_leaves_a_model_a_page_and_both_latencies(tmp_path: Path) -> None:
     result = json.loads((tmp_path / "shapes" / "result.json").read_text())
     for name in ("dense", "compressed"):
         profile = result["profiles"][name]
-        assert len(profile["latency"]) == len(profile["detection"]) == 2
-        assert all(time["p50_ms"] > 0 for time in (*profile["latency"], *profile["detection"]))
+        times = profile["latency"], profile["predictions"]["images to boxes"]
+        assert [len(of_batches) for of_batches in times] == [2, 2]
+        assert all(time["p50_ms"] > 0 for of_batches in times for time in of_batches)
     assert "images to boxes" in (tmp_path / "shapes" / "summary.md").read_text()
     assert (tmp_path / "shapes" / "report.html").is_file()
     loaded = adasap.load(tmp_path / "shapes" / "model.safetensors")

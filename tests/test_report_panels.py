@@ -31,8 +31,9 @@ from adasap.report.panel import Block, Content, Panel, arranged, blocks_by_run
 from adasap.report.panels import COMMON
 from adasap.report.pictures import image_source
 from adasap.report.run_data import RunData, digests, read_run
+from adasap.report.schema import LatencyData, ProfileData
 from adasap.report.table import Table
-from adasap.report.task_record import TaskRecord, task_of
+from adasap.report.task_record import TaskRecord, predictions_of, task_of
 from adasap.sealed import sealed_json
 from adasap.tasks.panels import TASK_PANELS
 from suite_trees import by_cell
@@ -188,6 +189,15 @@ def test_results_of_earlier_versions_tell_their_task_by_their_metrics() -> None:
     stages["dense"]["clean"]["cells"]["clean"] = {"accuracy": 0.5, "loss": 1.0}
     assert task_of({"stages": stages}, where="") == TaskRecord("classification", Metric("accuracy", "accuracy"))
     assert task_of({"stages": {"dense": []}}, where="").name == "classification"
+
+
+def test_results_of_earlier_versions_keep_what_else_was_timed() -> None:
+    time = LatencyData(1, 2.0, 3.0)
+    assert predictions_of(ProfileData(9, 9, 1.0, (time,), detection=(time,))) == {"images to boxes": (time,)}
+    assert predictions_of(ProfileData(9, 9, 1.0, (time,), predictions={"images to dots": (time,)})) == {
+        "images to dots": (time,)
+    }
+    assert predictions_of(ProfileData(9, 9, 1.0, (time,))) == {}
 
 
 def test_runs_of_two_tasks_are_not_compared() -> None:

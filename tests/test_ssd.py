@@ -10,12 +10,9 @@ from safetensors.torch import load_file, save_file
 from adasap.errors import ModelError
 from adasap.models import ModelSpec, open_model
 from adasap.tasks.detection.models.default_boxes import (
-    aspect_ratios,
-    box_scales,
-    boxes_per_place,
-    decode,
+    BOX_CODER,
+    box_shapes,
     default_boxes,
-    encode,
     match,
 )
 from adasap.tasks.detection.models.multibox import hard_negatives, multibox_loss, select_detections
@@ -28,8 +25,10 @@ ANCHORS = torch.tensor(
 
 def test_ssd512_has_the_papers_default_boxes() -> None:
     sides = (64, 32, 16, 8, 4, 2, 1)
-    boxes = default_boxes(sides, 512, box_scales(7, 0.15), aspect_ratios(7))
-    assert len(boxes) == 24_564 == sum(s * s * boxes_per_place(r) for s, r in zip(sides, aspect_ratios(7), strict=True))
+    shapes = box_shapes(7, 0.15)
+    boxes = default_boxes(shapes, sides, 512)
+    counts = shapes.num_anchors_per_location()
+    assert len(boxes) == 24_564 == sum(side * side * count for side, count in zip(sides, counts, strict=True))
     first = boxes[:4]  # of the first place of the first map: its centre is (4, 4), its side 0.075 of the image
     assert torch.allclose((first[:, :2] + first[:, 2:]) / 2, torch.full((4, 2), 4.0), atol=1e-4)
     assert torch.allclose(first[0, 2:] - first[0, :2], torch.tensor(0.075 * 512))
@@ -42,7 +41,8 @@ def test_offsets_come_back() -> None:
     boxes, anchors = (
         torch.cat([corner[:, n], corner[:, n] + 1 + 20 * torch.rand(50, 2, generator=generator)], 1) for n in (0, 1)
     )
-    assert torch.allclose(decode(encode(boxes, anchors), anchors), boxes, atol=1e-4)
+    offsets = BOX_CODER.encode_single(boxes, anchors)
+    assert torch.allclose(BOX_CODER.decode_single(offsets, anchors), boxes, atol=1e-4)
 
 
 def test_every_true_box_is_matched_even_where_nothing_overlaps_enough() -> None:

@@ -59,7 +59,8 @@ class Counter(nn.Module):
         self.conv2 = nn.Conv2d(width, 2 * width, 3, padding=1)
         self.head = nn.Linear(2 * width, 1)
 
-    def forward(self, images: Tensor) -> Tensor:
+    def forward(self, images: Tensor | list[Tensor]) -> Tensor:
+        images = torch.stack(images) if isinstance(images, list) else images
         features = self.conv2(self.conv1(images).relu()).relu()
         found: Tensor = self.head(features.mean(dim=(2, 3)))
         return found
@@ -92,6 +93,9 @@ class CountingTask(BaseTask[tuple[Tensor, Tensor]]):
 
     def evaluator(self) -> CountingEvaluator:
         return CountingEvaluator()
+
+    def timed_images(self, data: adasap.Data) -> dict[str, list[Tensor]]:
+        return {"images to counts": [torch.zeros(3, 20, 20), torch.zeros(3, 20, 20)]}
 
 
 def tree(**sections: Any) -> Tree:
@@ -183,7 +187,8 @@ def test_its_recipe_is_read_without_its_code_and_runs_with_the_flag_alone(tmp_pa
     words = ["analyze", str(tmp_path / "counting"), "--images", "16", "--batch", "8", "--only", "loss,trace"]
     RUNNER.invoke(app, [*words, "--device", "cpu", "--trust-builder"], catch_exceptions=False)
     assert (tmp_path / "counting" / "analysis.json").is_file()
-    assert (tmp_path / "counting" / "report.html").is_file()
+    assert "images to counts, batch 16" in (tmp_path / "counting" / "report.html").read_text()
+    assert "images to counts p50 / p95 (ms), batch 1 " in (tmp_path / "counting" / "summary.md").read_text()
 
 
 @pytest.mark.slow
@@ -205,7 +210,7 @@ def test_it_is_swept(tmp_path: Path) -> None:
 
 def test_what_cannot_work_is_said_before_it_starts() -> None:
     class TwoOutputs(Counter):
-        def forward(self, images: Tensor) -> Tensor:
+        def forward(self, images: Tensor | list[Tensor]) -> Tensor:
             return super().forward(images).repeat(1, 2)
 
     task = CountingTask()

@@ -94,7 +94,7 @@ def decode_image(path: ImageFile, reading: Reading = AS_SHOWN) -> Tensor:
     return torch.from_numpy(pixels).permute(2, 0, 1).contiguous()
 
 
-def decode_numbers(path: str, reading: Reading = AS_SHOWN) -> Tensor:
+def decode_numbers(path: ImageFile, reading: Reading = AS_SHOWN) -> Tensor:
     """The whole numbers of an image file of one channel as they are stored, int32 [H, W]: class numbers of a mask.
 
     Of a palette its indices and not its colours; grey of 1, 2 or 4 bits is not stretched to 8; an alpha channel is left
@@ -113,7 +113,7 @@ def decode_numbers(path: str, reading: Reading = AS_SHOWN) -> Tensor:
     return torch.from_numpy(numbers.astype(np.int32))
 
 
-def _numbers(image: Image.Image, path: str) -> Image.Image:
+def _numbers(image: Image.Image, path: ImageFile) -> Image.Image:
     """The channel that holds the numbers."""
     if image.mode in ("1", "L", "P") or image.mode[0] == "I":
         return image
@@ -146,6 +146,14 @@ def read_image_header(path: ImageFile, reading: Reading = AS_SHOWN) -> Header:
     """
     with _opened(path, reading) as (image, header):
         return replace(header, several=bool(getattr(image, "is_animated", False)))
+
+
+def header_or_none(path: ImageFile | None, reading: Reading = AS_SHOWN) -> Header | None:
+    """The same; None where there is no file, or it cannot be read."""
+    try:
+        return None if path is None else read_image_header(path, reading)
+    except DataError:
+        return None
 
 
 @contextmanager

@@ -1,4 +1,7 @@
-"""Reads images with labels that Hugging Face `datasets` has saved: files of this machine alone, no code of theirs."""
+"""Reads images that Hugging Face `datasets` has saved, with labels or what a task keeps beside them.
+
+Files of this machine alone are read, and no code of theirs is run.
+"""
 
 from __future__ import annotations
 
@@ -56,6 +59,11 @@ class Rows:
     column: str
     where: str
 
+    @classmethod
+    def of(cls, rows: Any, column: str, where: str) -> Rows:
+        """Those of a column, as they lie there: bytes, not decoded."""
+        return cls(rows.with_format("arrow", columns=[column]), column, where)
+
     def image(self, row: int) -> RowImage:
         """One of them."""
         return RowImage(self.rows, self.column, row, self.where)
@@ -74,24 +82,58 @@ def read_hugging_face(path: str, split: str | None, *, image: str | None, label:
     Raises:
         DataError: If `datasets` is not installed, or the set, split or columns are not there.
     """
+    rows = open_rows(path, split)
+    image = image_column(rows, path, image)
+    label = _label_column(rows, path, label)
+    features = rows.features
+    names = getattr(features[label], "names", None)
+    labels = _labels(rows, label, names, path)
+    classes = names or [str(number) for number in range(int(labels.max()) + 1)]
+    return StoredImages(Rows.of(rows, image, path), labels, classes, named=names is not None)
+
+
+def open_rows(path: str, split: str | None) -> Any:
+    """The rows of a split of a set, a `datasets.Dataset`.
+
+    Raises:
+        DataError: If `datasets` is not installed, or the set or split is not there.
+    """
     try:
         import datasets
     except ImportError as error:
         raise DataError("data of kind `hf` need datasets; install it: pip install 'adasap[hf]'") from error
-    rows = _opened(datasets, path, split)
+    return _opened(datasets, path, split)
+
+
+def image_column(rows: Any, path: str, given: str | None, *, what: str = "image", but: str | None = None) -> str:
+    """The column of images that is named, or the only one beside `but`.
+
+    Raises:
+        DataError: If it is not there or holds no images.
+    """
+    from datasets import Image
+
+    found = [name for name, kind in rows.features.items() if isinstance(kind, Image) and name != but]
+    column = _column(path, what, given, found, list(rows.features))
+    if not isinstance(rows.features[column], Image):
+        kind = rows.features[column]
+        raise DataError(f"{path}: the column {column!r:.80} holds no images, but {kind!r:.80}; name another")
+    return column
+
+
+def _label_column(rows: Any, path: str, given: str | None) -> str:
+    from datasets import ClassLabel
+
     features = rows.features
-    pictures = [name for name, kind in features.items() if isinstance(kind, datasets.Image)]
-    image = _column(path, "image", image, pictures, list(features))
-    named = [name for name, kind in features.items() if isinstance(kind, datasets.ClassLabel)]
+    named = [name for name, kind in features.items() if isinstance(kind, ClassLabel)]
     numbered = [name for name in ("label", "labels") if name in features]
-    label = _column(path, "label", label, named or numbered, list(features))
-    if not isinstance(features[image], datasets.Image):
-        raise DataError(f"{path}: the column {image!r:.80} holds no images, but {features[image]!r:.80}; name another")
-    names = features[label].names if isinstance(features[label], datasets.ClassLabel) else None
-    labels = _labels(rows, label, names, path)
-    classes = names or [str(number) for number in range(int(labels.max()) + 1)]
-    stored = rows.with_format("arrow", columns=[image])  # as they lie there: bytes, not decoded
-    return StoredImages(Rows(stored, image, path), labels, classes, named=names is not None)
+    return _column(path, "label", given, named or numbered, list(features))
+
+
+def values_of(rows: Any, columns: Sequence[str]) -> list[dict[str, Any]]:
+    """What the rows hold in some columns, as Python values."""
+    found: list[dict[str, Any]] = rows.with_format("arrow", columns=list(columns))[:].to_pylist()
+    return found
 
 
 def _opened(datasets: Any, path: str, split: str | None) -> Any:
@@ -188,7 +230,7 @@ def _column(path: str, what: str, given: str | None, likely: Sequence[str], colu
 
 def _labels(rows: Any, label: str, names: Sequence[str] | None, path: str) -> torch.Tensor:
     """int64 [N]."""
-    values = rows.with_format("arrow", columns=[label])[:][label].to_pylist()
+    values = [row[label] for row in values_of(rows, [label])]
     if not values:
         raise DataError(f"{path} has no rows; give a set with images")
     wrong = next((row for row, value in enumerate(values) if type(value) is not int or value < 0), None)

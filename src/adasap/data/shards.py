@@ -1,4 +1,6 @@
-"""Reads images with labels from shards: tar files as `webdataset` writes them, indexed once and read at any place.
+"""Reads images from shards, with labels or what a task keeps beside them: tar files as `webdataset` writes them.
+
+They are indexed once and read at any place.
 
 An index of all members makes the set map-style: every rank and worker reads what a step asks for, nothing is read twice
 or left out, and a resumed run sees the same batches. Members are images, numbers and texts; nothing in a shard is run.
@@ -107,11 +109,9 @@ def read_shards(path: str, split: str | None, classes: Sequence[str] | None = No
     images: list[Member] = []
     answers: list[int | str] = []
     passed: Counter[str] = Counter()
-    for shard in shards:
-        for sample in _samples(shard, passed):
-            image, answer = sample.finished()
-            images.append(image)
-            answers.append(answer)
+    for sample in samples_in(shards, LABELS, passed, read=True):
+        images.append(sample.picture)
+        answers.append(_class_of(sample))
     if not images:
         raise DataError(f"{path} has no samples in {len(shards)} shards; give shards with images and their classes")
     labels, names = _labels(answers, images, classes)
@@ -174,62 +174,85 @@ def _unfolded(path: str) -> list[str]:
 
 
 @dataclass
-class _Sample:
-    """The members of one name."""
+class Sample:
+    """The members of one name.
+
+    Attributes:
+        shard: Path of the tar file.
+        key: The name up to the first dot.
+        image: Its image, once it was found.
+        beside: Kind, such as `json` -> the member and its bytes, of those that were asked for.
+    """
 
     shard: str
     key: str
     image: Member | None = None
-    texts: dict[str, tuple[Member, bytes]] = field(default_factory=dict)
+    beside: dict[str, tuple[Member, bytes]] = field(default_factory=dict)
 
-    def add(self, member: Member, kind: str, content: bytes) -> None:
-        """Takes in an image, or the content of a member that may say the class."""
-        if kind in LABELS:
-            if kind in self.texts:
-                raise DataError(f"{self} has two members .{kind}; keep one")
-            self.texts[kind] = member, content
-            return
+    def add_beside(self, member: Member, kind: str, content: bytes) -> None:
+        """Takes in what was asked for beside the image."""
+        if kind in self.beside:
+            raise DataError(f"{self} has two members .{kind}; keep one")
+        self.beside[kind] = member, content
+
+    def add_image(self, member: Member) -> None:
+        """Takes in the image."""
         if self.image is not None:
             raise DataError(f"{self} has two images, {self.image.name[:200]!r} and {member.name[:200]!r}; keep one")
         if member.size > _MOST_IMAGE_BYTES:
             raise DataError(f"{member} has {member.size:,} bytes, which is no image; take it out")
         self.image = member
 
-    def finished(self) -> tuple[Member, int | str]:
-        """Its image and its class: a number or a name."""
+    @property
+    def picture(self) -> Member:
+        """Its image.
+
+        Raises:
+            DataError: If it has none.
+        """
         if self.image is None:
             raise DataError(f"{self} has no image; give one member of a kind such as .jpg or .png, or take it out")
-        for kind in LABELS:
-            if kind in self.texts and (answer := _answer(kind, *self.texts[kind])) is not None:
-                return self.image, answer
-        raise DataError(
-            f"{self} has no class; give {self.key[:100]}.cls with its number, or `label` in {self.key[:100]}.json, or "
-            f"its name in {self.key[:100]}.txt"
-        )
+        return self.image
 
     def __str__(self) -> str:
         return f"{self.shard}, sample {self.key[:200]!r}"
 
 
-def _samples(shard: str, passed: Counter[str]) -> Iterator[_Sample]:
-    """The samples of a shard, in order; `passed` counts the members that are passed over."""
-    samples: dict[str, _Sample] = {}
+def samples_in(shards: Sequence[str], kinds: Sequence[str], passed: Counter[str], *, read: bool) -> Iterator[Sample]:
+    """The samples of shards, in order.
+
+    Args:
+        shards: Paths of tar files.
+        kinds: What is taken beside the image of each, such as `json`: what a name goes on with after the first dot.
+        passed: Counts the members that are passed over.
+        read: Read what is beside the images, up to 1 MB of each.
+    """
+    for shard in shards:
+        yield from _samples(shard, kinds, passed, read=read)
+
+
+def _samples(shard: str, kinds: Sequence[str], passed: Counter[str], *, read: bool) -> Iterator[Sample]:
+    samples: dict[str, Sample] = {}
     for tar, found in _members(shard):
         folder, _, name = found.name.rpartition("/")
         stem, _, kind = name.partition(".")
         kind = kind.lower()
-        if name.startswith(".") or (kind not in LABELS and f".{kind}" not in EXTENSIONS):
+        if name.startswith(".") or (kind not in kinds and f".{kind}" not in EXTENSIONS):
             passed["hidden" if name.startswith(".") else f".{kind}"] += 1
             continue
         key = f"{folder}/{stem}" if folder else stem
-        sample = samples.setdefault(key, _Sample(shard, key))
-        sample.add(Member(shard, found.name, found.offset_data, found.size), kind, _text(tar, found, kind))
+        sample = samples.setdefault(key, Sample(shard, key))
+        member = Member(shard, found.name, found.offset_data, found.size)
+        if kind in kinds:
+            sample.add_beside(member, kind, _content(tar, found) if read else b"")
+        else:
+            sample.add_image(member)
     yield from samples.values()
 
 
-def _text(tar: tarfile.TarFile, member: tarfile.TarInfo, kind: str) -> bytes:
-    """The bytes of a member that may say the class, as many as one could have."""
-    file = tar.extractfile(member) if kind in LABELS else None
+def _content(tar: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
+    """The bytes of a member, as many as a label could have and one more."""
+    file = tar.extractfile(member)
     return file.read(_MOST_LABEL_BYTES + 1) if file is not None else b""
 
 
@@ -275,27 +298,51 @@ def _check_member(member: tarfile.TarInfo, shard: str, size: int) -> None:
         raise DataError(f"{where} is cut short; copy the shard again")
 
 
+def _class_of(sample: Sample) -> int | str:
+    """The class of a sample: a number or a name."""
+    for kind in LABELS:
+        if kind in sample.beside and (answer := _answer(kind, *sample.beside[kind])) is not None:
+            return answer
+    key = sample.key[:100]
+    raise DataError(
+        f"{sample} has no class; give {key}.cls with its number, or `label` in {key}.json, or its name in {key}.txt"
+    )
+
+
 def _answer(kind: str, member: Member, content: bytes) -> int | str | None:
     """The class that a member says; None for JSON without `label`, and for texts that are no name."""
     if kind == "txt":
         name = content.decode("utf-8", "replace").strip()
         return name if 0 < len(name) <= _LONGEST_NAME and name.isprintable() else None
-    if len(content) > _MOST_LABEL_BYTES:
-        raise DataError(f"{member} has {member.size:,} bytes, which is no class; write its number alone")
     found: Any = content.decode("utf-8", "replace").strip()
     if kind == "json":
-        tree = parse_json(found, where=str(member), error=DataError)
+        tree = json_of(member, content)
         if not isinstance(tree, dict) or "label" not in tree:
             return None
         found = tree["label"]
         if isinstance(found, str) and 0 < len(found) <= _LONGEST_NAME and not found.isdigit():
             return found
+    if len(content) > _MOST_LABEL_BYTES:
+        raise DataError(f"{member} has {member.size:,} bytes, which is no class; write its number alone")
     number = str(found)
     if isinstance(found, bool | float) or not (number.isascii() and number.isdigit() and len(number) < 10):
         raise DataError(f"{member} says class {number[:80]!r}; write its number, such as 0 or 17")
     if int(number) >= MOST_CLASSES:
         raise DataError(f"{member} says class {number}; classes are numbered from 0 to {MOST_CLASSES - 1:,}")
     return int(number)
+
+
+def json_of(member: Member, content: bytes) -> Any:
+    """What a member of JSON says.
+
+    Raises:
+        DataError: If it is longer than 1 MB, or not JSON.
+    """
+    if len(content) > _MOST_LABEL_BYTES:
+        raise DataError(
+            f"{member} has {member.size:,} bytes; at most {_MOST_LABEL_BYTES:,} are read of what is beside an image"
+        )
+    return parse_json(content.decode("utf-8", "replace").strip(), where=str(member), error=DataError)
 
 
 def _labels(

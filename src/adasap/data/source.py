@@ -13,9 +13,9 @@ from adasap.data.arrays import read_cifar10_1
 from adasap.data.augmentation import ResizedImages, Resizing
 from adasap.data.checking import without_broken
 from adasap.data.cifar import read_cifar
-from adasap.data.decoding import MOST_PIXELS, Reading
+from adasap.data.decoding import MOST_PIXELS, ImageFile, Reading
 from adasap.data.digits import read_digits
-from adasap.data.files import ImageFiles, StoredImages, as_channels, require_inside
+from adasap.data.files import ImageFiles, as_channels, require_inside
 from adasap.data.folders import read_folder
 from adasap.data.hugging_face import read_hugging_face
 from adasap.data.imagenet import read_imagenet, read_imagenet_v2, read_objectnet
@@ -67,15 +67,16 @@ class DataSource:
             published, the classes of ImageNet), `wds` (shards, as webdataset writes them), `hf` (a set that Hugging
             Face `datasets` saved), or `digits` (scikit-learn's handwritten digits). Those of the tasks are
             registered beside them: with boxes, for detection, `voc` (Pascal VOC or any set in its layout), `coco`
-            (COCO's JSON) and `shapes` (drawn here). `package.module:function` or `path/to/file.py:function` is a
-            function of yours: called with `split`, and with `path` and `options` where they are given, it returns a
-            map-style `torch.utils.data.Dataset` of (image, target).
+            (COCO's JSON) and `shapes` (drawn here); boxes and masks in shards and sets of `datasets` are of kind
+            `wds-boxes`, `hf-boxes`, `wds-masks` and `hf-masks`. `package.module:function` or
+            `path/to/file.py:function` is a function of yours: called with `split`, and with `path` and `options`
+            where they are given, it returns a map-style `torch.utils.data.Dataset` of (image, target).
         path: `npz`: the file, or a folder that holds `train.npz`, `test.npz`, ...; `folder`: the folder that
             holds `train/`, `test/`, ...; `csv`: the file, or the folder of `labels.csv`; CIFAR: the folder that holds
             `cifar-10-batches-py`, `cifar-100-python` or `cifar10.1_v6_data.npy`; `imagenet`: the class folders, or
             the folder that holds them as `val/`; `wds`: a tar file, names with braces (`train-{0000..0146}.tar`), or a
-            folder of shards; `hf`: a folder that `save_to_disk` wrote, or Parquet or Arrow files; `voc`: the folder of
-            `JPEGImages`, or the one above several such;
+            folder of shards (also `wds-boxes`, `wds-masks`); `hf`: a folder that `save_to_disk` wrote, or Parquet or
+            Arrow files (also `hf-boxes`, `hf-masks`); `voc`: the folder of `JPEGImages`, or the one above several such;
             `coco`: the JSON, or the folder of `annotations/`.
         split: Which split to read when it is not the one that is asked for; "." reads a folder itself. CIFAR-10.1: `v4`
             or `v6`; `voc`: also `VOC2007/trainval+VOC2012/trainval`, in short `07+12`. Or what the two parts are called
@@ -90,9 +91,10 @@ class DataSource:
         most_pixels: Files of more pixels are refused.
         skip_broken: Decode every image file at the start, and leave out those that cannot be; they are counted.
         follow_links: Read files that links lead to outside of `path`.
-        classes: Of `voc` and `coco`: class names, labels 1, 2, ...; by default those of the data. Of `wds`: names of
-            the labels 0, 1, ....
-        options: Keyword arguments of a function of yours; of `hf` the columns, as in `{image: img, label: fine_label}`.
+        classes: Of data with boxes: class names, labels 1, 2, ...; by default those of the data. Of `wds` and of
+            masks: names of the labels 0, 1, ....
+        options: Keyword arguments of a function of yours; of `hf` the columns, as in `{image: img, label: fine_label}`;
+            of the tasks' kinds what their documentation says.
     """
 
     kind: str
@@ -270,13 +272,22 @@ def open_dataset(source: DataSource, split: str | None = None, *, channels: int 
     return images
 
 
-def require_links(source: DataSource, files: Iterable[str]) -> None:
-    """Raises a DataError if files lead by links to outside of the source's folder, unless it says that they may."""
+def require_links(source: DataSource, files: Iterable[ImageFile]) -> None:
+    """Raises a DataError if files lead by links to outside of the source's folder, unless it says that they may.
+
+    What lies inside a larger file is passed over.
+    """
     path = Path(source.path or "")
     if not path.is_dir():  # a list, or COCO's JSON, perhaps in its folder `annotations`
         path = path.parent.parent if path.parent.name == "annotations" else path.parent
     if not source.follow_links:
-        require_inside(files, path)
+        require_inside((file for file in files if isinstance(file, str)), path)
+
+
+def require_linked_shards(source: DataSource, split: str | None) -> None:
+    """`require_links` of the shards of a folder."""
+    if os.path.isdir(source.path or ""):
+        require_links(source, find_shards(source.path or "", split))
 
 
 def require_count(source: DataSource, dataset: Sized) -> None:
@@ -295,8 +306,7 @@ def _labelled(read: Callable[[DataSource, str | None], ImageSet], **facts: Any) 
         dataset = read(source, split)
         require_count(source, dataset)
         if isinstance(dataset, ImageFiles):
-            if not isinstance(dataset, StoredImages):
-                require_links(source, map(str, dataset.paths()))
+            require_links(source, dataset.paths())
             dataset = dataset.read_as(source.reading)
             if source.skip_broken:
                 dataset = without_broken(dataset)
@@ -340,8 +350,7 @@ OWN = SourceKind(
 
 
 def _shards(source: DataSource, split: str | None) -> ImageFiles:
-    if os.path.isdir(source.path or ""):
-        require_links(source, find_shards(source.path or "", split))
+    require_linked_shards(source, split)
     return read_shards(source.path or "", split, source.classes)
 
 

@@ -262,7 +262,7 @@ def run_recipe(
         console.print(f"{recipe.name}: finished; nothing left to do; results in {folder}", markup=False, soft_wrap=True)
         _tell_finished(left, console)
         return left
-    images = () if brief else task.timed_images(data)
+    images = None if brief else task.timed_images(data)
     models = {"dense": dense, "compressed": result.model}
     profiles = profile_models(models, data.example, images=images, seconds=0.0 if brief else LATENCY_SECONDS)
     target = measure_target(recipe.pruning.budget, models, result.dense_groups, data.example, profiles)

@@ -47,11 +47,15 @@ DATA_KINDS = (
     "voc",
     "coco",
     "shapes",
+    "wds-boxes",
+    "hf-boxes",
     "masks",
     "voc-masks",
     "cityscapes",
     "coco-masks",
     "shape-masks",
+    "wds-masks",
+    "hf-masks",
 )
 INSTRUMENTS = (
     "loss",

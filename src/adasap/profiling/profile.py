@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 import weakref
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -39,9 +39,9 @@ class Profile:
         parameters: Number of parameters.
         macs: Multiply-accumulates of one image.
         peak_memory_mb: Parameters, buffers and the largest sum of live activations at the larger batch, in MB (1e6).
-        latency: One entry per batch size; of a detector its traced part, from a batch to the heads' raw outputs.
+        latency: One entry per batch size: of the model on a batch, its traced part.
         uncounted: Operators whose MACs could not be counted.
-        detection: Of a detector, per batch size: from images to boxes, with resizing and all work on boxes.
+        predictions: What else its task times -> one entry per batch size: from images of any sizes to finished answers.
     """
 
     parameters: int
@@ -49,7 +49,12 @@ class Profile:
     peak_memory_mb: float
     latency: tuple[Latency, ...]
     uncounted: tuple[str, ...] = ()
-    detection: tuple[Latency, ...] = ()
+    predictions: dict[str, tuple[Latency, ...]] = field(default_factory=dict)
+
+    @property
+    def timed(self) -> dict[str, tuple[Latency, ...]]:
+        """Everything that was timed: `latency` and the predictions, by name."""
+        return {"latency": self.latency, **self.predictions}
 
 
 def profile_models(
@@ -59,7 +64,7 @@ def profile_models(
     batch_sizes: tuple[int, ...] = (1, 16),
     seconds: float = 2.0,
     setting: Setting | None = None,
-    images: Sequence[Tensor] = (),
+    images: Mapping[str, Sequence[Tensor]] | None = None,
 ) -> dict[str, Profile]:
     """Profiles models side by side: their forward passes take turns, so that a busy machine is unfair to none.
 
@@ -69,8 +74,8 @@ def profile_models(
         batch_sizes: Batches whose latency is measured, each at least 1.
         seconds: Time spent on each batch size, all models together.
         setting: Device, threads, precision and so on; default the CPU as it is.
-        images: For detectors, prepared images that detection is timed on, taken anew if a batch wants more; how many
-            boxes are sorted out depends on what they show. None times the traced part only.
+        images: What else is timed -> prepared images that whole predictions are made of (`Task.timed_images`), taken
+            anew if a batch wants more; real ones, for the time may depend on what they show.
     """
     setting = setting or Setting()
     for size in batch_sizes or (None,):
@@ -81,7 +86,10 @@ def profile_models(
     batches = [setting.batch(example_inputs, n) for n in batch_sizes]
     with setting.applied():
         timings = [measure_latency(placed, batch, seconds=seconds) for batch in batches]
-        detections = [measure_detection(placed, _first(images, n, setting), seconds=seconds) for n in batch_sizes]
+        predictions = {
+            what: [measure_predictions(placed, _first(some, n, setting), seconds=seconds) for n in batch_sizes]
+            for what, some in (images or {}).items()
+        }
     profiles = {}
     for name, model in models.items():
         plain = replace(setting, compiled=False).place(model)
@@ -91,7 +99,7 @@ def profile_models(
             peak_memory_mb=peak_memory_bytes(plain, batches[-1]) / 1e6,
             latency=tuple(timing[name] for timing in timings),
             uncounted=tuple(costs[name].uncounted),
-            detection=tuple(timing[name] for timing in detections if timing),
+            predictions={what: tuple(timing[name] for timing in found) for what, found in predictions.items()},
         )
     return profiles
 
@@ -104,17 +112,15 @@ def measure_latency(
     return {name: _latency(as_arguments(batch).batch_size, values) for name, values in times.items()}
 
 
-def measure_detection(
+def measure_predictions(
     models: Mapping[str, nn.Module], images: Sequence[Tensor], *, seconds: float = 2.0, at_least: int = 10
 ) -> dict[str, Latency]:
-    """The same for detectors from images to boxes; empty without images.
+    """The same from images of any sizes to finished answers.
 
     Args:
         models: Placed, in evaluation mode, called with a list of images.
         images: Prepared, float [3, H, W] of any sizes, on the models' device.
     """
-    if not images:
-        return {}
     runs: dict[str, Callable[[Tensor], Any]] = {
         name: lambda _, model=model: model(list(images))  # type: ignore[misc]
         for name, model in models.items()
@@ -124,8 +130,7 @@ def measure_detection(
 
 
 def _first(images: Sequence[Tensor], count: int, setting: Setting) -> list[Tensor]:
-    some = [images[place % len(images)] for place in range(count)] if images else []
-    return [image.to(setting.device, setting.dtype) for image in some]
+    return [images[place % len(images)].to(setting.device, setting.dtype) for place in range(count)]
 
 
 def _latency(batch_size: int, values: list[float]) -> Latency:

@@ -136,9 +136,8 @@ def changes(run: RunData) -> list[Change]:
         Change("parameters", "", "size", _exact(dense.parameters), _exact(small.parameters)),
         Change("MACs", "", "size", _exact(dense.macs), _exact(small.macs)),
     ]
-    timed = [("latency", dense.latency, small.latency), ("images to boxes", dense.detection, small.detection)]
-    for what, befores, afters in timed:
-        for before, after in zip(befores, afters, strict=True):
+    for what, befores in dense.timed.items():
+        for before, after in zip(befores, small.timed[what], strict=True):
             old_ms, new_ms = (Interval(t.p50_ms, t.p50_ms, t.p95_ms) for t in (before, after))
             found.append(Change(f"{what}, batch {before.batch_size}", "ms", "latency", old_ms, new_ms))
     for name, result in run.scores("compressed").items():

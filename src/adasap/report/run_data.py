@@ -13,8 +13,8 @@ from adasap.evaluation import SuiteResult
 from adasap.io import read_text
 from adasap.profiling.profile import Latency, Profile
 from adasap.report.records import read_records
-from adasap.report.schema import ProfileData, ResultData, SuiteData
-from adasap.report.task_record import TaskRecord, task_of
+from adasap.report.schema import LatencyData, ProfileData, ResultData, SuiteData
+from adasap.report.task_record import TaskRecord, predictions_of, task_of
 from adasap.schema import checked
 from adasap.sealed import digest_of_file, read_sealed_json
 
@@ -232,13 +232,18 @@ def _profiles(profiles: dict[str, ProfileData], where: str) -> dict[str, Profile
     """`dense` and `compressed`, timed at the same batch sizes."""
     if not {"dense", "compressed"} <= profiles.keys():
         raise DataError(f"{where}: the profile of the dense or the compressed model is missing")
-    dense, small = profiles["dense"], profiles["compressed"]
-    if (len(dense.latency), len(dense.detection)) != (len(small.latency), len(small.detection)):
+    found = {name: _profile(data) for name, data in profiles.items()}
+    dense, small = ({what: len(times) for what, times in found[name].timed.items()} for name in ("dense", "compressed"))
+    if dense != small:
         raise DataError(f"{where}: the dense and the compressed model were timed at different batch sizes")
-    return {name: _profile(data) for name, data in profiles.items()}
+    return found
 
 
 def _profile(data: ProfileData) -> Profile:
-    plain = dataclasses.asdict(data)
-    times = {key: tuple(Latency(**entry) for entry in plain[key]) for key in ("latency", "detection")}
-    return Profile(**{**plain, **times})
+    plain = {name: getattr(data, name) for name in ("parameters", "macs", "peak_memory_mb", "uncounted")}
+    predictions = {what: _times(times) for what, times in predictions_of(data).items()}
+    return Profile(**plain, latency=_times(data.latency), predictions=predictions)
+
+
+def _times(times: Sequence[LatencyData]) -> tuple[Latency, ...]:
+    return tuple(Latency(**dataclasses.asdict(time)) for time in times)

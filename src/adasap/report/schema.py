@@ -30,7 +30,8 @@ class ProfileData:
     peak_memory_mb: Positive
     latency: Annotated[tuple[LatencyData, ...], Field(min_length=1)]
     uncounted: tuple[str, ...] = ()
-    detection: tuple[LatencyData, ...] = ()
+    predictions: dict[str, tuple[LatencyData, ...]] = field(default_factory=dict)
+    detection: tuple[LatencyData, ...] = ()  # of earlier versions
 
 
 @dataclass(frozen=True)

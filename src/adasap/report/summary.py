@@ -79,9 +79,9 @@ def profile_table(profiles: Mapping[str, Profile]) -> Table:
         "MACs": {name: (float(p.macs), f"{p.macs:,}") for name, p in profiles.items()},
         "peak memory (MB)": {name: (p.peak_memory_mb, f"{p.peak_memory_mb:.1f}") for name, p in profiles.items()},
     }
-    for what, times in (("latency", "latency"), ("images to boxes", "detection")):
-        for index, latency in enumerate(getattr(first, times)):
-            measured = {name: getattr(profile, times)[index] for name, profile in profiles.items()}
+    for what, times in first.timed.items():
+        for index, latency in enumerate(times):
+            measured = {name: profile.timed[what][index] for name, profile in profiles.items()}
             quantities[f"{what} p50 / p95 (ms), batch {latency.batch_size}"] = {
                 name: (t.p50_ms, f"{t.p50_ms:.2f} / {t.p95_ms:.2f}") for name, t in measured.items()
             }

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from adasap.metric import Metric
+from adasap.report.schema import LatencyData, ProfileData
 from adasap.schema import checked
 
 
@@ -49,3 +50,8 @@ def _earlier_task(result: Mapping[str, Any]) -> TaskRecord:
     if isinstance(found, Mapping) and "map50" in found:
         return TaskRecord("detection", Metric("map50", "AP50"))
     return TaskRecord("classification", Metric("accuracy", "accuracy"))
+
+
+def predictions_of(profile: ProfileData) -> Mapping[str, Sequence[LatencyData]]:
+    """What else was timed than the traced part; earlier versions kept that of detectors apart, and no other."""
+    return profile.predictions or ({"images to boxes": profile.detection} if profile.detection else {})

@@ -230,9 +230,12 @@ class BaseTask(Generic[Batch]):
 
     # After it
 
-    def timed_images(self, data: Data) -> list[Tensor]:
-        """Prepared images on the CPU that whole predictions are timed on; none times the traced part alone."""
-        return []
+    def timed_images(self, data: Data) -> dict[str, list[Tensor]]:
+        """What else is timed than the traced part, such as `images to boxes` -> prepared images on the CPU.
+
+        The model is called with a list of them, and its whole answer is timed.
+        """
+        return {}
 
     def save_pictures(
         self, folder: Path, models: Mapping[str, nn.Module], data: Data, suites: Sequence[Suite], device: torch.device

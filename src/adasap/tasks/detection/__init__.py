@@ -6,9 +6,8 @@ from adasap.tasks.panels import TASK_PANELS
 from adasap.tasks.task import TASKS
 
 TASKS.register("detection", "adasap.tasks.detection.task:DetectionTask")
-SOURCES.register("voc", "adasap.tasks.detection.data.sources:VOC")
-SOURCES.register("coco", "adasap.tasks.detection.data.sources:COCO")
-SOURCES.register("shapes", "adasap.tasks.detection.data.sources:SHAPES")
+for kind in ("voc", "coco", "shapes", "wds-boxes", "hf-boxes"):
+    SOURCES.register(kind, f"adasap.tasks.detection.data.sources:{kind.upper().replace('-', '_')}")
 for backbone in ("resnet50", "mobilenet_v1", "mobilenet_v2"):
     MODELS.register(f"ssd_{backbone}", f"adasap.tasks.detection.models.ssd:ssd_{backbone}")
 ADAPTERS.register("detection", "adasap.tasks.detection.models.detectors:traced")

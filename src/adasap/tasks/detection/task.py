@@ -185,12 +185,12 @@ class DetectionTask(BaseTask[DetectionBatch]):
         value, count = next(iter(result.metrics.values()))["map50"], len(result.per_image())
         return f"As loaded: {100 * value:.1f} % average precision on {count} test images; chance is 0."
 
-    def timed_images(self, data: Data) -> list[Tensor]:
-        """The first test images, prepared, on the CPU."""
+    def timed_images(self, data: Data) -> dict[str, list[Tensor]]:
+        """`images to boxes`, with resizing and all work on boxes, on the first test images."""
         test = data.opened_suites[0].images
         some = [test[place] for place in range(min(TIMED_IMAGES, len(test)))]
         batch = DetectionBatch([image for image, _ in some], [target for _, target in some])
-        return self.prepare(batch, torch.device("cpu")).images
+        return {"images to boxes": self.prepare(batch, torch.device("cpu")).images}
 
     def save_pictures(
         self, folder: Path, models: Mapping[str, nn.Module], data: Data, suites: Sequence[Suite], device: torch.device

@@ -6,7 +6,7 @@ from adasap.tasks.panels import TASK_PANELS
 from adasap.tasks.task import TASKS
 
 TASKS.register("segmentation", "adasap.tasks.segmentation.task:SegmentationTask")
-for kind in ("masks", "voc-masks", "cityscapes", "coco-masks", "shape-masks"):
+for kind in ("masks", "voc-masks", "cityscapes", "coco-masks", "shape-masks", "wds-masks", "hf-masks"):
     SOURCES.register(kind, f"adasap.tasks.segmentation.data.sources:{kind.upper().replace('-', '_')}")
 for network in ("unet", "unet_mobilenet_v2"):
     MODELS.register(network, f"adasap.tasks.segmentation.models.unet:{network}")

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from adasap.data.annotation_values import flag, identifier, leaves_folder, number
-from adasap.data.decoding import AS_SHOWN, Reading, read_image_header
+from adasap.data.decoding import AS_SHOWN, Reading, header_or_none
 from adasap.data.findings import shortened
 from adasap.data.orientation import Header
 from adasap.data.splits import say_parts
@@ -85,12 +85,12 @@ def read_coco(
     objects: list[NamedObject] = []
     for place, image in enumerate(images):
         file, name, size = files[image.name], image.name, image.size
-        header = None if file is None else _header(file, reading)
+        header = header_or_none(file, reading)
         if file is None or header is None or image.broken or size is None:
             findings.add("missing" if header is None else "broken" if image.broken else "no size", name)
             continue
         mine = boxes_as_read(image.objects, header, size, reading, findings, name=name)
-        size = _read_size(header, size, reading)
+        size = size_as_read(header, size, reading)
         image_id = int(image.id) if numbered else place
         kept.append((file, size))
         objects += mine
@@ -110,14 +110,7 @@ def _order(key: Id) -> tuple[bool, Id]:
     return isinstance(key, str), key
 
 
-def _header(file: str, reading: Reading) -> Header | None:
-    try:
-        return read_image_header(file, reading)
-    except DataError:
-        return None
-
-
-def _read_size(header: Header, annotated: tuple[int, int], reading: Reading) -> tuple[int, int]:
+def size_as_read(header: Header, annotated: tuple[int, int], reading: Reading) -> tuple[int, int]:
     """Height and width of the image as it is read; those of the annotation where it is of another image altogether.
 
     Such an image is refused when it is read.

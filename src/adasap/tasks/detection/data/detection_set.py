@@ -13,7 +13,7 @@ from typing import Literal, Protocol, TypeAlias
 import torch
 from torch import Tensor
 
-from adasap.data.decoding import AS_SHOWN, Reading, decode_image, read_image_header
+from adasap.data.decoding import AS_SHOWN, ImageFile, Reading, decode_image, read_image_header
 from adasap.data.findings import Findings, first_names, shortened
 from adasap.data.images import require_channels, with_channels
 from adasap.data.orientation import Box, Header, frame_of, inverse, turned_box
@@ -82,12 +82,14 @@ class FilePixels:
     """Image files, decoded when they are asked for.
 
     Args:
-        files: Their paths.
+        files: Their paths, or where they lie inside larger files.
         sizes: (height, width) that the annotations were made for, of each.
         reading: How the files are read.
     """
 
-    def __init__(self, files: Sequence[str], sizes: Sequence[tuple[int, int]], reading: Reading = AS_SHOWN) -> None:
+    def __init__(
+        self, files: Sequence[ImageFile], sizes: Sequence[tuple[int, int]], reading: Reading = AS_SHOWN
+    ) -> None:
         self.files, self.sizes = tuple(files), torch.tensor(sizes, dtype=torch.int32).reshape(-1, 2)
         self.reading = reading
 
@@ -111,7 +113,7 @@ class FilePixels:
         return found
 
 
-def size_contradiction(file: str, found: tuple[int, int], annotated: tuple[int, int]) -> str:
+def size_contradiction(file: ImageFile, found: tuple[int, int], annotated: tuple[int, int]) -> str:
     """What is wrong where an annotation states another height and width than the file has."""
     text = (
         f"{file} is {found[1]} x {found[0]} pixels, its boxes were made for {annotated[1]} x {annotated[0]} (width x "
@@ -294,7 +296,7 @@ class DetectionImages:
         """All boxes: what the set is known again by."""
         return self.annotations.tensors()
 
-    def paths(self) -> list[str]:
+    def paths(self) -> list[ImageFile]:
         """The image files, where it has any."""
         pixels = self.pixels
         if isinstance(pixels, _SomePixels) and isinstance(pixels.pixels, FilePixels):

@@ -1,19 +1,30 @@
-"""The data sources with boxes: `voc`, `coco` and `shapes`."""
+"""The data sources with boxes: `voc`, `coco`, `shapes`, shards and sets of Hugging Face `datasets`."""
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from adasap.data.checking import broken_text, check_files
 from adasap.data.decoding import Reading
-from adasap.data.source import DataSource, SourceKind, open_source, require_count, require_links, train_or_test
+from adasap.data.source import (
+    DataSource,
+    SourceKind,
+    open_source,
+    require_count,
+    require_linked_shards,
+    require_links,
+    train_or_test,
+)
 from adasap.errors import DataError
+from adasap.schema import checked
 from adasap.tasks.detection.data.coco import read_coco
 from adasap.tasks.detection.data.detection_set import DetectionImages
 from adasap.tasks.detection.data.shapes import read_shapes
+from adasap.tasks.detection.data.stored import RowBoxOptions, ShardBoxOptions, read_box_rows, read_box_shards
 from adasap.tasks.detection.data.voc import read_voc
 
 
@@ -23,7 +34,7 @@ def open_detection_dataset(
     """Reads the images with boxes of a source, or the part of them that it names.
 
     Args:
-        source: Of kind `voc`, `coco` or `shapes`.
+        source: Of kind `voc`, `coco`, `shapes`, `wds-boxes` or `hf-boxes`.
         split: As for `open_dataset`.
         channels: As for `open_dataset`.
     Raises:
@@ -34,7 +45,9 @@ def open_detection_dataset(
         'shapes, split test: 2 images, ...'
     """
     if source.row.holds != HOLDS:
-        raise DataError(f"{source.kind} holds {source.row.holds} and no boxes; give one of coco, shapes, voc")
+        raise DataError(
+            f"{source.kind} holds {source.row.holds} and no boxes; give one of coco, hf-boxes, shapes, voc, wds-boxes"
+        )
     found: DetectionImages = open_source(source, split, channels=channels)
     return found
 
@@ -53,9 +66,25 @@ def _shapes(source: DataSource, split: str | None, channels: int | None) -> Dete
     return _finished(read_shapes(train_or_test(source, split), source.part), source, channels)
 
 
+def _shards(source: DataSource, split: str | None, channels: int | None) -> DetectionImages:
+    require_linked_shards(source, split)
+    options = checked(ShardBoxOptions, source.options, where=f"options of {source.where}")
+    whole = read_box_shards(source.path or "", split, source.classes, source.reading, options=options)
+    return _finished(_part(whole, source.part), source, channels)
+
+
+def _rows(source: DataSource, split: str | None, channels: int | None) -> DetectionImages:
+    options = checked(RowBoxOptions, source.options, where=f"options of {source.where}")
+    whole = read_box_rows(source.path or "", split, source.classes, source.reading, options=options)
+    return _finished(_part(whole, source.part), source, channels)
+
+
 HOLDS = "images with boxes, for detection"
 VOC = SourceKind(_voc, HOLDS, "detection", resizes=False, takes_classes=True)
 COCO = SourceKind(_coco, HOLDS, "detection", resizes=False, takes_classes=True)
+_STORED: dict[str, Any] = {"holds": HOLDS, "task": "detection", "resizes": False, "takes_classes": True}
+WDS_BOXES = SourceKind(_shards, takes_options=tuple(ShardBoxOptions.__dataclass_fields__), **_STORED)
+HF_BOXES = SourceKind(_rows, takes_options=tuple(RowBoxOptions.__dataclass_fields__), **_STORED)
 SHAPES = SourceKind(_shapes, HOLDS, "detection", resizes=False, needs_path=False)
 
 

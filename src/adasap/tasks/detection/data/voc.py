@@ -11,11 +11,10 @@ from pathlib import Path
 from xml.etree.ElementTree import Element
 
 from adasap.data.annotation_values import flag, number
-from adasap.data.decoding import AS_SHOWN, Reading, read_image_header
+from adasap.data.decoding import AS_SHOWN, Reading, header_or_none
 from adasap.data.files import EXTENSIONS
-from adasap.data.orientation import Header
 from adasap.data.splits import say_parts
-from adasap.errors import DataError
+from adasap.errors import DataError, suggestion
 from adasap.io import read_text
 from adasap.tasks.detection.data.annotation_xml import read_xml
 from adasap.tasks.detection.data.detection_set import (
@@ -127,7 +126,7 @@ def _records(folder: Path, listing: Path, reading: Reading, findings: BoxFinding
     for name, times in Counter(names).items():
         for _ in range(times - 1):
             findings.add("double", name)
-        header = _header(file_of.get(name), reading)
+        header = header_or_none(file_of.get(name), reading)
         if header is None:
             findings.add("missing", name)
             continue
@@ -160,14 +159,6 @@ def _listed_names(text: str, there: Container[str]) -> Iterator[str]:
 
 def _is_image(name: str) -> bool:
     return name.lower().endswith(EXTENSIONS)
-
-
-def _header(path: str | None, reading: Reading) -> Header | None:
-    """What the file says, or None: sizes in annotations are often wrong."""
-    try:
-        return None if path is None else read_image_header(path, reading)
-    except DataError:
-        return None
 
 
 def _sizes(name: str, stated: tuple[int, int], found: tuple[int, int]) -> str:

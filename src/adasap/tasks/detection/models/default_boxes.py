@@ -1,4 +1,4 @@
-"""Default boxes of a single-shot detector: where they lie, how boxes are written relative to them, which they match.
+"""Default boxes of a single-shot detector: torchvision's, with the scales of the paper; and which object each finds.
 
 Liu et al. (2016), SSD: Single Shot MultiBox Detector, arXiv:1512.02325, section 2.2. All boxes are
 (x_min, y_min, x_max, y_max) in pixels of the square image that the network sees.
@@ -6,106 +6,58 @@ Liu et al. (2016), SSD: Single Shot MultiBox Detector, arXiv:1512.02325, section
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
-from torchvision.ops import box_convert, box_iou
+from torchvision.models.detection._utils import BoxCoder
+from torchvision.models.detection.anchor_utils import DefaultBoxGenerator
+from torchvision.models.detection.image_list import ImageList
+from torchvision.ops import box_iou
 
-CENTRE_VARIANCE, SIZE_VARIANCE = 0.1, 0.2
-"""What offsets are divided by, so that their spread is about 1; of the original implementation."""
-MAX_LOG_SIZE = math.log(1000 / 16)
-"""Largest log-ratio of sizes that is decoded: an untrained head must not overflow."""
+BOX_CODER = BoxCoder((10.0, 10.0, 5.0, 5.0))
+"""Boxes as offsets from default boxes: 10 (c - c_a) / s_a and 5 log(s / s_a) for both axes, as the original has them.
+
+Decoded sizes grow at most by 62.5: an untrained head must not overflow.
+"""
 
 
-def box_scales(num_maps: int, smallest: float, largest: float = 0.9) -> tuple[float, ...]:
-    """Side of the square default box of each map, as a fraction of the image, and one more for the last map's second.
+def box_shapes(num_maps: int, smallest: float, largest: float = 0.9) -> DefaultBoxGenerator:
+    """The sizes and ratios of every map's default boxes, as fractions of the image (section 3.2 for VOC).
 
-    The first map has half of `smallest`, the others go from it to `largest` in equal steps (section 3.2 for VOC).
+    The first map has squares of half of `smallest`, the others from it to `largest` in equal steps, and each a second
+    square that lies between its own and the next map's. Ratios are 2 on the first and the last two maps, 2 and 3
+    between; each also upright.
 
     Example:
-        >>> [round(scale, 3) for scale in box_scales(4, 0.2)]
-        [0.1, 0.2, 0.55, 0.9, 1.0]
+        >>> shapes = box_shapes(4, 0.2)
+        >>> [round(scale, 3) for scale in shapes.scales], shapes.aspect_ratios
+        ([0.1, 0.2, 0.55, 0.9, 1.0], [[2], [2, 3], [2], [2]])
+        >>> shapes.num_anchors_per_location()
+        [4, 6, 4, 4]
     """
     step = (largest - smallest) / max(num_maps - 2, 1)
-    return (smallest / 2, *(smallest + step * place for place in range(num_maps - 1)), 1.0)
+    scales = [smallest / 2, *(smallest + step * place for place in range(num_maps - 1)), 1.0]
+    ratios = [[2] if place in (0, num_maps - 2, num_maps - 1) else [2, 3] for place in range(num_maps)]
+    return DefaultBoxGenerator(ratios, scales=scales, clip=False)
 
 
-def aspect_ratios(num_maps: int) -> list[tuple[float, ...]]:
-    """Ratios beside 1 of each map: 2 on the first and the last two, 2 and 3 between; each also upright.
-
-    Example:
-        >>> aspect_ratios(4)
-        [(2.0,), (2.0, 3.0), (2.0,), (2.0,)]
-    """
-    return [(2.0,) if place in (0, num_maps - 2, num_maps - 1) else (2.0, 3.0) for place in range(num_maps)]
-
-
-def boxes_per_place(ratios: Sequence[float]) -> int:
-    """Two squares, and two boxes for every further ratio."""
-    return 2 + 2 * len(ratios)
-
-
-def default_boxes(
-    sides: Sequence[int], image_size: int, scales: Sequence[float], ratios: Sequence[Sequence[float]]
-) -> Tensor:
+def default_boxes(shapes: DefaultBoxGenerator, sides: Sequence[int], image_size: int) -> Tensor:
     """The default boxes of all maps, float [A, 4], clipped to nothing: those at the border reach over it.
 
     Args:
+        shapes: As from `box_shapes`.
         sides: Rows (and columns) of each map.
         image_size: Side of the image in pixels.
-        scales: As from `box_scales`, one more than maps.
-        ratios: As from `aspect_ratios`.
     Returns:
         Ordered by map, row, column, shape: as the heads' outputs are.
     Example:
-        >>> default_boxes([1], 100, [0.5, 1.0], [()])
+        >>> default_boxes(DefaultBoxGenerator([[]], scales=[0.5, 1.0]), [1], 100)
         tensor([[25.0000, 25.0000, 75.0000, 75.0000],
                 [14.6447, 14.6447, 85.3553, 85.3553]])
     """
-    maps = []
-    for place, side in enumerate(sides):
-        scale, between = scales[place], math.sqrt(scales[place] * scales[place + 1])
-        shapes = [(scale, scale), (between, between)]
-        for ratio in ratios[place]:
-            wide, flat = scale * math.sqrt(ratio), scale / math.sqrt(ratio)
-            shapes += [(wide, flat), (flat, wide)]
-        centre = (torch.arange(side) + 0.5) / side
-        rows, columns = torch.meshgrid(centre, centre, indexing="ij")
-        places = torch.stack([columns, rows], dim=-1)[:, :, None].expand(side, side, len(shapes), 2)
-        sizes = torch.tensor(shapes).expand(side, side, len(shapes), 2)
-        maps.append(torch.cat([places, sizes], dim=-1).reshape(-1, 4))
-    boxes: Tensor = box_convert(torch.cat(maps) * image_size, "cxcywh", "xyxy")
-    return boxes
-
-
-def encode(boxes: Tensor, anchors: Tensor) -> Tensor:
-    """Boxes as offsets from default boxes: ((c - c_a) / s_a / 0.1, log(s / s_a) / 0.2) for both axes.
-
-    Args:
-        boxes: float [..., 4], of positive area.
-        anchors: Their default boxes, float [..., 4].
-    Example:
-        >>> encode(torch.tensor([[10.0, 0.0, 20.0, 10.0]]), torch.tensor([[0.0, 0.0, 10.0, 10.0]]))
-        tensor([[10.,  0.,  0.,  0.]])
-    """
-    boxes, anchors = box_convert(boxes, "xyxy", "cxcywh"), box_convert(anchors, "xyxy", "cxcywh")
-    centre = (boxes[..., :2] - anchors[..., :2]) / anchors[..., 2:] / CENTRE_VARIANCE
-    return torch.cat([centre, (boxes[..., 2:] / anchors[..., 2:]).log() / SIZE_VARIANCE], dim=-1)
-
-
-def decode(offsets: Tensor, anchors: Tensor) -> Tensor:
-    """The boxes that `encode` wrote, float [..., 4]; sizes grow at most by 62.5.
-
-    Example:
-        >>> decode(torch.tensor([[10.0, 0.0, 0.0, 0.0]]), torch.tensor([[0.0, 0.0, 10.0, 10.0]]))
-        tensor([[10.,  0., 20., 10.]])
-    """
-    anchors = box_convert(anchors, "xyxy", "cxcywh")
-    centre = anchors[..., :2] + offsets[..., :2] * CENTRE_VARIANCE * anchors[..., 2:]
-    size = anchors[..., 2:] * (offsets[..., 2:] * SIZE_VARIANCE).clamp(max=MAX_LOG_SIZE).exp()
-    boxes: Tensor = box_convert(torch.cat([centre, size], dim=-1), "cxcywh", "xyxy")
+    image = ImageList(torch.empty(1, 0, image_size, image_size), [(image_size, image_size)])
+    boxes: Tensor = shapes(image, [torch.empty(1, 0, side, side) for side in sides])[0]
     return boxes
 
 
@@ -114,6 +66,9 @@ def match(boxes: Tensor, anchors: Tensor, *, threshold: float = 0.5) -> Tensor:
 
     And each true box has the default box that overlaps it most, whatever the overlap; where two claim the same one, the
     later box has it.
+
+    torchvision's `SSDMatcher` does the same, but takes no image without objects, and where two boxes claim one default
+    box its result may change from run to run on a GPU.
 
     Args:
         boxes: float [N, 4]; N may be 0.

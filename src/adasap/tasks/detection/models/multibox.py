@@ -1,4 +1,7 @@
-"""The loss of a single-shot detector and how its raw outputs become detections."""
+"""The loss of a single-shot detector and how its raw outputs become detections.
+
+torchvision has both as methods of its own SSD, whose choice of rows makes the host wait for the device at every image.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torchvision.ops import batched_nms, clip_boxes_to_image
 
-from adasap.tasks.detection.models.default_boxes import decode, encode, match
+from adasap.tasks.detection.models.default_boxes import BOX_CODER, match
 from adasap.tasks.detection.models.detector import Detections, Losses, Target
 
 NEGATIVES_PER_POSITIVE = 3
@@ -44,7 +47,8 @@ def multibox_loss(
     pairs = [_matched_objects(target, row, anchors) for target, row in zip(targets, matched, strict=True)]
     boxes, classes = (torch.stack(column) for column in zip(*pairs, strict=True))
     count = positive.sum().clamp(min=1)
-    distances = F.smooth_l1_loss(offsets.float(), encode(boxes, anchors), reduction="none").sum(dim=-1)
+    wanted = BOX_CODER.encode_single(boxes.flatten(0, 1), anchors.repeat(len(targets), 1)).view_as(boxes)
+    distances = F.smooth_l1_loss(offsets.float(), wanted, reduction="none").sum(dim=-1)
     errors = F.cross_entropy(logits.float().flatten(0, 1), classes.flatten(), reduction="none").view_as(classes)
     counted = positive | hard_negatives(errors.detach(), positive)
     return {
@@ -116,7 +120,7 @@ def select_detections(
         {'boxes': [[0.0, 0.0, 10.0, 10.0]], 'labels': [1], 'scores': [0.9525741338729858]}
     """
     probabilities = logits.float().softmax(dim=-1)[:, 1:]
-    boxes = clip_boxes_to_image(decode(offsets.float(), anchors), (image_size, image_size))
+    boxes = clip_boxes_to_image(BOX_CODER.decode_single(offsets.float(), anchors), (image_size, image_size))
     scores, places = probabilities.topk(min(candidates, len(probabilities)), dim=0)
     labels = torch.arange(1, scores.shape[1] + 1, device=scores.device).expand_as(scores)
     certain = scores > min_score

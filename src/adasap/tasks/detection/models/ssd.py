@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torchvision.models.detection.transform import GeneralizedRCNNTransform
 
 from adasap.errors import ModelError
-from adasap.tasks.detection.models.default_boxes import aspect_ratios, box_scales, boxes_per_place, default_boxes
+from adasap.tasks.detection.models.default_boxes import box_shapes, default_boxes
 from adasap.tasks.detection.models.detector import Detections, Detector, Losses, RawOutputs, Target
 from adasap.tasks.detection.models.multibox import multibox_loss, select_detections
 from adasap.tasks.detection.models.ssd_backbones import BackboneName, ssd_backbone
@@ -63,15 +63,14 @@ class SSD(Detector):
             self.extras.append((separable_extra if separable else plain_extra)(channels[-1], wanted))
             channels.append(wanted)
             sides.append(-(-sides[-1] // 2))
-        ratios = aspect_ratios(len(sides))
-        counts = [boxes_per_place(shapes) for shapes in ratios]
+        shapes = box_shapes(len(sides), smallest_box)
+        counts = shapes.num_anchors_per_location()
         self.map_sides = tuple(sides)
         self.box_head = MapHead(channels, counts, 4, separable=separable)
         self.class_head = MapHead(channels, counts, num_classes, separable=separable)
         for part in (self.extras, self.box_head, self.class_head):
             initialise_(part)
-        boxes = default_boxes(sides, image_size, box_scales(len(sides), smallest_box), ratios)
-        self.register_buffer("default_boxes", boxes, persistent=False)
+        self.register_buffer("default_boxes", default_boxes(shapes, sides, image_size), persistent=False)
         square = (image_size, image_size)
         self.transform = GeneralizedRCNNTransform(
             image_size, image_size, [0.0] * 3, [1.0] * 3, size_divisible=1, fixed_size=square

@@ -40,6 +40,8 @@ def separable_head(num_inputs: int, num_outputs: int) -> nn.Sequential:
 class MapHead(nn.Module):
     """One quantity of `size` numbers for every default box of every map.
 
+    As torchvision's `SSDScoringHead`, with the names of tensors that files of these detectors have.
+
     Args:
         in_channels: Of each map.
         boxes: Default boxes per place of each map.

@@ -97,14 +97,7 @@ def read_mask_folder(
     pairs = checked_pairs(pairs, reading, findings, where=where)
     if classes is None:
         classes, palette = _listed_classes(root / "classes.txt", palette)
-    if palette is not None:
-        names, code = _palette_code(classes, palette, where=where)
-    elif classes is None:
-        names = _numbered_classes(pairs, ignored, reading)
-        code = MaskCode.plain(len(names), ignored)
-    else:
-        names = tuple(name for name in classes if name != _VOID)
-        code = _listed_code(classes, ignored)
+    names, code = names_and_code(pairs, classes, palette, ignored, reading, where=where)
     samples = FileSamples(pairs, code, reading)
     return SegmentationImages(samples, names, [pair.name for pair in pairs], findings, where=where)
 
@@ -173,6 +166,24 @@ def _listed_classes(
         return [" ".join(words) for words in lines], palette
     colours = [(int(words[-3]), int(words[-2]), int(words[-1])) for words in lines]
     return [" ".join(words[:-3]) for words in lines], palette or colours
+
+
+def names_and_code(
+    pairs: Sequence[Pair],
+    classes: Sequence[str] | None,
+    palette: Sequence[Colour] | None,
+    ignored: Sequence[int],
+    reading: Reading,
+    *,
+    where: str,
+) -> tuple[tuple[str, ...], MaskCode]:
+    """Names of the classes that count, and what masks say, by their colours or numbers (`read_mask_folder`)."""
+    if palette is not None:
+        return _palette_code(classes, palette, where=where)
+    if classes is None:
+        names = _numbered_classes(pairs, ignored, reading)
+        return names, MaskCode.plain(len(names), ignored)
+    return tuple(name for name in classes if name != _VOID), _listed_code(classes, ignored)
 
 
 def _palette_code(

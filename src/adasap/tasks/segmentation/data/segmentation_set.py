@@ -12,10 +12,10 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from adasap.data.decoding import AS_SHOWN, Reading, decode_image, decode_numbers, read_image_header
+from adasap.data.decoding import AS_SHOWN, ImageFile, Reading, decode_image, decode_numbers, header_or_none
 from adasap.data.findings import Findings
 from adasap.data.images import require_channels, with_channels
-from adasap.data.orientation import Header, frame_of, turned, unturned
+from adasap.data.orientation import frame_of, turned, unturned
 from adasap.errors import DataError
 
 IGNORED = 255
@@ -128,9 +128,9 @@ class SegmentationImages:
         except DataError:
             return False
 
-    def files(self) -> list[str]:
+    def files(self) -> list[ImageFile]:
         """Paths of the images and masks that a reader found; empty for others."""
-        found: list[str] = self.samples.files() if hasattr(self.samples, "files") else []
+        found: list[ImageFile] = self.samples.files() if hasattr(self.samples, "files") else []
         return found
 
     def with_channels(self, channels: int | None) -> SegmentationImages:
@@ -220,13 +220,13 @@ class MaskCode:
         """Each number is its class, some are ignored."""
         return cls({number: number for number in range(num_classes)} | dict.fromkeys(ignored, IGNORED))
 
-    def read(self, path: str, reading: Reading) -> Tensor:
+    def read(self, path: ImageFile, reading: Reading) -> Tensor:
         """The mask of a file, uint8 [H, W]."""
         if self.colours:
             return self.of_colours(decode_image(path, reading), path)
         return self.of_numbers(decode_numbers(path, reading), path)
 
-    def of_numbers(self, numbers: Tensor, path: str) -> Tensor:
+    def of_numbers(self, numbers: Tensor, path: ImageFile) -> Tensor:
         """Numbers [H, W] as classes, uint8 [H, W]."""
         inside = (numbers >= 0) & (numbers < _NUMBERS)
         classes = self._class_of[numbers.clamp(0, _NUMBERS - 1).long()]
@@ -239,7 +239,7 @@ class MaskCode:
             )
         return classes.to(torch.uint8)
 
-    def of_colours(self, image: Tensor, path: str) -> Tensor:
+    def of_colours(self, image: Tensor, path: ImageFile) -> Tensor:
         """Colours uint8 [3, H, W] as classes, uint8 [H, W]."""
         red, green, blue = image.int()
         codes = (red << 16) | (green << 8) | blue
@@ -267,14 +267,14 @@ class Pair:
 
     Attributes:
         name: What the image is called.
-        image, mask: Paths.
+        image, mask: Paths, or where they lie inside larger files.
         orientation: How the mask is turned after it is read, so that it lies on the image as read; EXIF's 1 to 8.
         backwards: Whether that turn is undone and not done.
     """
 
     name: str
-    image: str
-    mask: str
+    image: ImageFile
+    mask: ImageFile
     orientation: int = 1
     backwards: bool = False
 
@@ -291,7 +291,7 @@ class FileSamples:
     def __init__(self, pairs: Sequence[Pair], code: MaskCode, reading: Reading = AS_SHOWN) -> None:
         self.pairs, self.code, self.reading = tuple(pairs), code, reading
 
-    def files(self) -> list[str]:
+    def files(self) -> list[ImageFile]:
         """Paths of all images and masks."""
         return [path for pair in self.pairs for path in (pair.image, pair.mask)]
 
@@ -320,7 +320,7 @@ def checked_pairs(pairs: Sequence[Pair], reading: Reading, findings: Findings[st
     """
     kept, wrong = [], []
     for pair in pairs:
-        image, mask = _header(pair.image, reading), _header(pair.mask, reading)
+        image, mask = header_or_none(pair.image, reading), header_or_none(pair.mask, reading)
         if image is None or mask is None:
             kind = "images" if image is None else "masks"
             findings.add(f"{kind} that are not there or cannot be opened, left out", pair.name)
@@ -350,13 +350,6 @@ def checked_pairs(pairs: Sequence[Pair], reading: Reading, findings: Findings[st
             "or choose another split"
         )
     return kept
-
-
-def _header(path: str, reading: Reading) -> Header | None:
-    try:
-        return read_image_header(path, reading)
-    except DataError:
-        return None
 
 
 def _contradiction(pair: Pair, image: tuple[int, int], mask: tuple[int, int]) -> str:

@@ -1,24 +1,37 @@
-"""The data sources with masks: `masks`, `voc-masks`, `cityscapes`, `coco-masks` and `shape-masks`."""
+"""The data sources with masks: folders, published sets, shards, sets of Hugging Face `datasets`, and drawn ones."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import torch
-from pydantic import Field
 
-from adasap.data.source import DataSource, SourceKind, open_source, require_count, require_links, train_or_test
+from adasap.data.source import (
+    DataSource,
+    SourceKind,
+    open_source,
+    require_count,
+    require_linked_shards,
+    require_links,
+    train_or_test,
+)
 from adasap.errors import DataError
 from adasap.schema import checked
 from adasap.tasks.segmentation.data.coco import read_coco_masks
 from adasap.tasks.segmentation.data.readers import read_cityscapes, read_mask_folder, read_voc_masks
-from adasap.tasks.segmentation.data.segmentation_set import IGNORED, SegmentationImages
+from adasap.tasks.segmentation.data.segmentation_set import SegmentationImages
 from adasap.tasks.segmentation.data.shapes import read_shape_masks
+from adasap.tasks.segmentation.data.stored import (
+    MaskCoding,
+    RowMaskOptions,
+    ShardMaskOptions,
+    read_mask_rows,
+    read_mask_shards,
+)
 
-Byte = Annotated[int, Field(ge=0, le=255)]
 HOLDS = "images with masks, for segmentation"
 
 
@@ -42,7 +55,7 @@ def open_segmentation_dataset(
     if not source.is_own and source.row.holds != HOLDS:
         raise DataError(
             f"{source.kind} holds {source.row.holds} and no masks; give one of masks, voc-masks, cityscapes, "
-            "coco-masks, shape-masks"
+            "coco-masks, shape-masks, wds-masks, hf-masks"
         )
     return open_source(source, split, channels=channels, trust_code=trust_code)
 
@@ -72,17 +85,26 @@ def _shapes(source: DataSource, split: str | None, channels: int | None) -> Segm
 
 
 @dataclass(frozen=True)
-class MaskOptions:
-    """`options` of the kind `masks`: `palette`, `ignored` and `mask_suffix` of `read_mask_folder`."""
+class MaskOptions(MaskCoding):
+    """`options` of the kind `masks`: as of `read_mask_folder`."""
 
-    ignored: tuple[Annotated[int, Field(ge=0, lt=1 << 16)], ...] = (IGNORED,)
-    palette: tuple[tuple[Byte, Byte, Byte], ...] | None = None
     mask_suffix: str = ""
 
 
 def _masks(source: DataSource, split: str) -> SegmentationImages:
     options = checked(MaskOptions, source.options, where=f"options of {source.where}")
     return read_mask_folder(_path(source), split, classes=source.classes, reading=source.reading, **vars(options))
+
+
+def _shards(source: DataSource, split: str) -> SegmentationImages:
+    require_linked_shards(source, split)
+    options = checked(ShardMaskOptions, source.options, where=f"options of {source.where}")
+    return read_mask_shards(source.path or "", split, source.classes, source.reading, options=options)
+
+
+def _rows(source: DataSource, split: str) -> SegmentationImages:
+    options = checked(RowMaskOptions, source.options, where=f"options of {source.where}")
+    return read_mask_rows(source.path or "", split, source.classes, source.reading, options=options)
 
 
 MASKS = _kind(_masks, "test", takes_classes=True, takes_options=tuple(MaskOptions.__dataclass_fields__))
@@ -94,3 +116,5 @@ COCO_MASKS = _kind(
     takes_classes=True,
 )
 SHAPE_MASKS = SourceKind(_shapes, HOLDS, "segmentation", resizes=False, needs_path=False)
+WDS_MASKS = _kind(_shards, "test", takes_classes=True, takes_options=tuple(ShardMaskOptions.__dataclass_fields__))
+HF_MASKS = _kind(_rows, "test", takes_classes=True, takes_options=tuple(RowMaskOptions.__dataclass_fields__))
