@@ -106,3 +106,11 @@ def tiny_recipe() -> Callable[..., Tree]:
         return tree
 
     return build
+
+
+@pytest.fixture(scope="session")
+def library(tiny_recipe: Callable[..., Tree]) -> Any:
+    """A run of the library's own loop, to be repeated by other loops (`loop_library`)."""
+    from loop_library import library_run
+
+    return library_run(tiny_recipe(pruning={"criterion": "taylor"}))

@@ -168,7 +168,7 @@ def prune(
     cut, materialised = _plain_copy(model)
     inputs = _finite(as_arguments(example_inputs)).to_model(cut)
     if seen:
-        _require_taken(cut, seen[0], loss or forward_images)
+        require_taken(cut, seen[0], loss or forward_images)
     dense_groups = trace_groups(cut, inputs, keep=options.keep)
     validate_criterion(measure, cut, dense_groups)
     chosen = Selection.of(options, cut, dense_groups, inputs)
@@ -210,7 +210,7 @@ def _seen(batches: Iterable[Any] | None, compensate: str, renew_norms: bool) -> 
     return seen
 
 
-def _require_taken(model: nn.Module, batch: Any, forward: Callable[[nn.Module, Any], object]) -> None:
+def require_taken(model: nn.Module, batch: Any, forward: Callable[[nn.Module, Any], object]) -> None:
     """Raises ArgumentError if the model does not take a batch."""
     watched = shared_copy(model).eval()
     try:

@@ -69,6 +69,7 @@ def sharpness_aware_gradients(
     accumulate: bool = False,
     sync_perturbation: bool = False,
     loss_scale: float = 1.0,
+    part: nn.Module | None = None,
 ) -> StepLoss:
     """Leaves the gradient at w + eps in `.grad` and everything else as one plain pass would.
 
@@ -109,6 +110,8 @@ def sharpness_aware_gradients(
         sync_perturbation: Under data parallelism, average the gradient of pass 1 over the ranks; by default
             each rank perturbs by its own.
         loss_scale: What `loss_and_backward` multiplies the loss with before `backward`.
+        part: The module inside the model whose parameters are moved, and by whose names the perturbation knows them;
+            all of the model by default. The others' gradients are those of the last pass, too.
     Returns:
         Losses, gradient norm and whether it is finite. If not, weights and norm statistics are those before
         the step.
@@ -138,7 +141,7 @@ def sharpness_aware_gradients(
         strength.loss_scale = loss_scale
     sync = sync_perturbation or isinstance(perturbation, CombiningPerturbation)
     _refuse(model, perturbation, plain, bool(on_clean_gradients), accumulate, sync)
-    step = Step(unwrap(model), loss_and_backward, on_clean_gradients, on_direction, accumulate)
+    step = Step(unwrap(model), loss_and_backward, on_clean_gradients, on_direction, accumulate, part)
     step.owns_gradients = not hasattr(model, "no_sync")  # data parallelism may fill their memory again in pass 2
     before = step.statistics.copy()
     try:
@@ -174,10 +177,12 @@ class Step:
         on_clean_gradients: Hook | None,
         on_direction: Hook | None,
         accumulate: bool,
+        part: nn.Module | None,
     ) -> None:
         found = members(model)
-        self.named = named_parameters(found)
-        self.parameters = list(self.named.values())
+        every = named_parameters(found)
+        self.named = every if part is None else named_parameters(members(part))
+        self.parameters = list(every.values())
         self.statistics = RunningStatistics(module for _, module in found)
         self.random = RandomState(self.parameters)
         self.hook, self.on_direction = on_clean_gradients, on_direction

@@ -111,19 +111,36 @@ def require_cuttable_state(options: OptimizerOptions) -> None:
         RecipeError: If its state has another shape than the parameter, or it cannot step on a dense gradient at all.
     """
     trial = nn.Conv2d(4, 6, 3)
+    _require_follows(build_optimizer(trial, options), trial, f"torch.optim.{options.name}")
+
+
+def require_cuttable(optimizer: torch.optim.Optimizer) -> None:
+    """The same of an optimizer that exists, by a small one of its class; a class that takes other arguments passes.
+
+    Raises:
+        RecipeError: As `require_cuttable_state`.
+    """
+    trial, kind = nn.Conv2d(4, 6, 3), type(optimizer)
+    try:
+        like = kind(trial.parameters(), **optimizer.defaults)
+    except (TypeError, ValueError):
+        return  # it is seen at the first cut, before anything is changed
+    _require_follows(like, trial, kind.__name__)
+
+
+def _require_follows(optimizer: torch.optim.Optimizer, trial: nn.Module, name: str) -> None:
     for weight in trial.parameters():
         weight.grad = torch.ones_like(weight)
-    optimizer = build_optimizer(trial, options)
     wanted = "use an optimizer that keeps state of the parameter's shape, such as SGD or AdamW"
     try:
         optimizer.step()
     except (RuntimeError, TypeError) as error:
-        raise RecipeError(f"torch.optim.{options.name} cannot step in this loop ({error}); {wanted}") from error
+        raise RecipeError(f"{name} cannot step in this loop ({error}); {wanted}") from error
     for parameter, state in optimizer.state.items():
         for key, value in state.items():
             if isinstance(value, torch.Tensor) and value.numel() > 1 and value.shape != parameter.shape:
                 raise RecipeError(
-                    f"torch.optim.{options.name} keeps {key!r} of a parameter of shape {tuple(parameter.shape)} as "
+                    f"{name} keeps {key!r} of a parameter of shape {tuple(parameter.shape)} as "
                     f"{tuple(value.shape)}, which cannot be cut with its channels; {wanted}"
                 )
 

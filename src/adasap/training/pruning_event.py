@@ -3,20 +3,54 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from adasap.errors import ModelError, TraceError, TrainingError
 from adasap.groups import ChannelGroup
-from adasap.groups.bare import unwrap
 from adasap.groups.fake_model import copied
-from adasap.groups.inputs import ExampleInputs
-from adasap.pruning import Compensation, PruningPlan, apply_plan_
+from adasap.groups.inputs import ExampleInputs, as_arguments
+from adasap.groups.norms_behind import norms_behind
+from adasap.pruning import Compensation, PruningOptions, PruningPlan, apply_plan_, compensate_
 from adasap.pruning.proof import require_cut
+from adasap.training.processes import Processes
 from adasap.training.state import TrainingState
 
 MakeUp = Callable[[nn.Module, nn.Module, Sequence[ChannelGroup], PruningPlan], Compensation]
 """Gives a cut model weights that make up for what went: of the model before (used up), the cut one, groups and plan."""
+
+
+def build_make_up(
+    options: PruningOptions,
+    model: nn.Module,
+    example_inputs: ExampleInputs,
+    first_batches: Callable[[int], list[Any]],
+    loss: Callable[[nn.Module, Any], Tensor],
+    processes: Processes,
+) -> MakeUp | None:
+    """Compensation as the recipe wants it, on the first batches, the same on every process; None for none.
+
+    Args:
+        model: The dense model.
+        example_inputs: What it is called with, on its device.
+        first_batches: `first_batches(n)` gives prepared training batches, the same on every process.
+        loss: Runs a model on such a batch.
+    """
+    if options.compensate == "none":
+        return None
+    norms = norms_behind(model, as_arguments(example_inputs).to_model(model))
+
+    def make_up(before: nn.Module, cut: nn.Module, groups: Sequence[ChannelGroup], plan: PruningPlan) -> Compensation:
+        measured = options.compensate == "least_squares"
+        batches = first_batches(options.compensation_batches) if measured else []
+        found = compensate_(
+            before, cut, groups, plan.kept, options.compensate, norms=norms, batches=batches, forward=loss
+        )
+        processes.average_(cut, found.changed)
+        return found
+
+    return make_up
 
 
 def cut_(
@@ -35,7 +69,7 @@ def cut_(
         TrainingError: If that is more than rounding.
     """
     before, groups = copied(state.model), state.groups
-    averaged = [] if state.averaged is None else [unwrap(state.averaged)]
+    averaged = state.copies
     averaged_before = [copied(model) for model in averaged if make_up is not None]
     state.groups = apply_plan_(
         state.model, groups, plan, optimizer=state.optimizer, companions=averaged, carried=[state.directions]

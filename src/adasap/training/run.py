@@ -24,9 +24,8 @@ from adasap.evaluation import Cell, SuiteResult, evaluate_suites, suite_results
 from adasap.evaluation.folder import digest_of_model, suites_identity
 from adasap.groups import ChannelGroup, Scores, trace_groups, widths
 from adasap.groups.fake_model import copied
-from adasap.groups.inputs import Arguments, as_arguments
-from adasap.groups.norms_behind import norms_behind
-from adasap.pruning import Compensation, PruningPlan, Selection, compensate_
+from adasap.groups.inputs import Arguments
+from adasap.pruning import PruningPlan, Selection
 from adasap.pruning.proof import probe_images
 from adasap.report.records import CellRecord, Observer, PhaseRecord, PruneRecord, Record, ResumeRecord, StageRecord
 from adasap.tasks import BaseTask, Data
@@ -35,7 +34,7 @@ from adasap.training.folder import RunFolder
 from adasap.training.loop import Trainer
 from adasap.training.options import Compression
 from adasap.training.perturbation_schedule import Perturber
-from adasap.training.pruning_event import MakeUp, cut_, hold_back_
+from adasap.training.pruning_event import MakeUp, build_make_up, cut_, hold_back_
 from adasap.training.run_schedule import Event, Timetable
 from adasap.training.runtime import Runtime
 from adasap.training.scoring import Scoring
@@ -208,25 +207,9 @@ class CompressionRun:
 
     @cached_property
     def _make_up(self) -> MakeUp | None:
-        """Compensation as the recipe wants it, on the first batches, the same on every rank; None for none."""
-        pruning = self.config.pruning
-        if pruning.compensate == "none":
-            return None
-        example = as_arguments(self.data.example).to_model(self.dense_model)
-        norms = norms_behind(self.dense_model, example)
-
-        def make_up(
-            before: nn.Module, cut: nn.Module, groups: Sequence[ChannelGroup], plan: PruningPlan
-        ) -> Compensation:
-            measured = pruning.compensate == "least_squares"
-            batches = self.first_batches(pruning.compensation_batches) if measured else []
-            found = compensate_(
-                before, cut, groups, plan.kept, pruning.compensate, norms=norms, batches=batches, forward=self.task.loss
-            )
-            self.runtime.average_(cut, found.changed)
-            return found
-
-        return make_up
+        """As the recipe wants it; None for none."""
+        example, loss = self.data.example, self.task.loss
+        return build_make_up(self.config.pruning, self.dense_model, example, self.first_batches, loss, self.runtime)
 
     def _select(self, event: Event) -> PruningPlan:
         """What stays at an event, by the criterion and the selection of the recipe."""

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from accelerate import Accelerator
@@ -18,6 +18,7 @@ from adasap.convolutions import guard_convolutions
 from adasap.errors import RecipeError
 from adasap.processor import Precision
 from adasap.training.precision import Asked, settled
+from adasap.training.processes import Processes
 
 
 def is_main_process() -> bool:
@@ -44,7 +45,7 @@ class RuntimeOptions:
         require_declared(self, RecipeError)
 
 
-class Runtime:
+class Runtime(Processes):
     """One process of a run: started alone, or by `torchrun` / `accelerate launch` with the same recipe.
 
     Args:
@@ -61,6 +62,7 @@ class Runtime:
         AcceleratorState._reset_state(reset_partial_state=False)  # a second run in this process may differ
         precision = "no" if self.precision == "float32" else self.precision
         self.accelerator = Accelerator(mixed_precision=precision, cpu=on_cpu)
+        super().__init__(self.accelerator.autocast)
         self.options = options
         share = self.average(torch.tensor(float(self.precision == "bf16"), device=self.device)).item()
         if 0 < share < 1:
@@ -102,11 +104,6 @@ class Runtime:
         """What fp16 multiplies the loss with, else 1."""
         return 1.0 if self.scaler is None else float(self.scaler.get_scale())
 
-    def autocast(self) -> AbstractContextManager[Any]:
-        """Mixed precision for the forward pass."""
-        context: AbstractContextManager[Any] = self.accelerator.autocast()
-        return context
-
     def backward(self, loss: Tensor) -> None:
         """Backward of the (scaled) loss."""
         self.accelerator.backward(loss)
@@ -132,18 +129,6 @@ class Runtime:
         """The mean over the ranks, the same bits on all of them."""
         reduced: Tensor = self.accelerator.reduce(tensor, "mean")
         return reduced
-
-    def average_buffers_(self, model: nn.Module) -> None:
-        """Averages floating buffers (norm statistics) over the ranks, in place."""
-        for buffer in model.buffers() if self.world_size > 1 else ():
-            if buffer.is_floating_point():
-                buffer.copy_(self.average(buffer.clone()))
-
-    def average_(self, model: nn.Module, names: Sequence[str]) -> None:
-        """Averages these parameters and buffers over the ranks, in place; the same bits on all of them then."""
-        tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}
-        for name in names if self.world_size > 1 else ():
-            tensors[name].data.copy_(self.average(tensors[name].detach().clone()))
 
     def wait(self) -> None:
         """Until every rank is here."""

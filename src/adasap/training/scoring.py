@@ -4,20 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Protocol
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from adasap.criteria import Criterion, Evidence, GatheringCriterion
 from adasap.errors import RecipeError
 from adasap.groups import Scores
 from adasap.pruning import PruningOptions
 from adasap.sharpness import recalibrate_
-from adasap.tasks import Task
+from adasap.training.processes import Processes
 from adasap.training.run_schedule import Timetable
-from adasap.training.runtime import Runtime
 from adasap.training.state import TrainingState
+
+
+class HasLoss(Protocol):
+    """What a criterion, a compensation and norm statistics look through: a task, or a loop's own loss."""
+
+    def loss(self, model: nn.Module, batch: Any) -> Tensor:
+        """The mean loss of a prepared batch."""
 
 
 class Scoring:
@@ -35,8 +41,8 @@ class Scoring:
         criterion: Criterion,
         options: PruningOptions,
         state: TrainingState,
-        task: Task[Any],
-        runtime: Runtime,
+        task: HasLoss,
+        runtime: Processes,
         first_batches: Callable[[int], list[Any]],
     ) -> None:
         self.options, self.state, self.task, self.runtime = options, state, task, runtime

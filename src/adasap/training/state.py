@@ -14,6 +14,7 @@ from torch.optim.swa_utils import AveragedModel
 from adasap.criteria import Evidence
 from adasap.errors import CheckpointError, TrainingError
 from adasap.groups import ChannelGroup
+from adasap.groups.bare import unwrap
 from adasap.pruning import Preparation, PruningPlan
 from adasap.sharpness import Strength
 
@@ -44,6 +45,7 @@ class TrainingState:
         tried: What a searching selection has found at the coming event: numbers for each candidate.
         directions: Parameter name -> gradient of the last step, for variants of the step that remember it.
         strengths: Phase -> what its `loss_budget` of the start has measured.
+        companions: Copies of the model that somebody else keeps, such as averages; cut alike.
     """
 
     model: nn.Module
@@ -57,6 +59,12 @@ class TrainingState:
     tried: list[tuple[float, ...]] = field(default_factory=list)
     directions: dict[str, Tensor] = field(default_factory=dict)
     strengths: dict[str, Strength] = field(default_factory=dict)
+    companions: Sequence[nn.Module] = ()
+
+    @property
+    def copies(self) -> list[nn.Module]:
+        """Whatever holds the same weights and is cut with the model, without wrappers."""
+        return [unwrap(copy) for copy in (self.averaged, *self.companions) if copy is not None]
 
     def divergence(self, sign: str) -> TrainingError:
         """The error to raise where training went off to infinity, and by which sign it was noticed."""

@@ -14,7 +14,7 @@ from adasap.data.annotation_values import flag, number
 from adasap.data.decoding import AS_SHOWN, Reading, header_or_none
 from adasap.data.files import EXTENSIONS
 from adasap.data.splits import say_parts
-from adasap.errors import DataError, suggestion
+from adasap.errors import DataError
 from adasap.io import read_text
 from adasap.tasks.detection.data.annotation_xml import read_xml
 from adasap.tasks.detection.data.detection_set import (
