@@ -217,7 +217,7 @@ def _classes_of(source: DataSource | None) -> tuple[str, ...] | None:
     """The classes of the training images: those of the test images may lack some, and be numbered otherwise."""
     if source is None:
         return None
-    return names_of(open_source(source, source.split or "train", trust_code=True))
+    return names_of(open_source(source, source.own_split("train") or "train", trust_code=True))
 
 
 def _task_class(task: str | None, source: DataSource) -> type[BaseTask[Any]]:
@@ -231,6 +231,6 @@ def _sample(
     kind = _task_class(task, source)
     model = Candidate(opened.title, opened.model, opened.spec, classes=classes_of(opened))
     used = None if kind.name == DEFAULT_TASK else kind.opened(kind.options_type(), opened.spec)
-    _, sample, said = open_images(source, source.split or "train", count, seed, [model], used, fewer_do=True)
+    _, sample, said = open_images(source, source.own_split("train") or "train", count, seed, [model], used, fewer_do=True)
     classes = class_list(getattr(sample, "dataset", sample))
     return sample, kind.opened(kind.options_type(), opened.spec, classes=classes), said
