@@ -108,10 +108,6 @@ def options(key: str | None = None) -> Keys:
     Example:
         >>> [(one.name, one.default) for one in options("training.batch_size").keys]
         [('training.batch_size', '128')]
-        >>> options("pruning.bugdet")
-        Traceback (most recent call last):
-        ...
-        adasap.errors.RecipeError: there is no key 'pruning.bugdet'; did you mean 'pruning.budget'?
     """
     if key is None:
         return Keys((*recipe_keys(), *sweep_keys()))
