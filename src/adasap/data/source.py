@@ -212,7 +212,8 @@ def _own(source: DataSource, split: str | None) -> Any:
         DataError: If it fails, or gives no data set.
     """
     function = imported(source.kind, what="function", error=DataError)
-    given = {"split": split} | ({} if source.path is None else {"path": source.path}) | source.options
+    place = {} if source.path is None else {"path": source.path}
+    given: dict[str, Any] = {"split": split, **place, **source.options}
     try:
         inspect.signature(function).bind(**given)
     except TypeError as error:
