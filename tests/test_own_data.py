@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset
 import adasap
 from adasap.data import TrainingStream
 from adasap.data.items import read_items
+from adasap.data.source import DataSource, open_source
 from adasap.errors import AdasapError, DataError, RecipeError
 from adasap.evaluation import CLEAN
 from adasap.experiments.recipe import parse_options
@@ -200,3 +201,23 @@ def test_what_is_no_data_set_is_refused_in_a_sentence() -> None:
         compressed(adasap.Data([(np.zeros((3, 8, 8), dtype=np.uint8), 0)] * 8, test=test))
     with pytest.raises(AdasapError, match="made of `test`"):
         adasap.Data(Pictures(), CORRUPTED)
+
+
+def test_a_function_of_data_that_does_not_fit_is_told_what_it_is_called_with(tmp_path: Path) -> None:
+    path = tmp_path / "mine.py"
+    path.write_text(
+        "def pets():\n    return []\n\ndef dogs(split, *, breed='any'):\n    return {}['train']\n\n"
+        "def owls(split):\n    return 7\n"
+    )
+
+    def opened(name: str, **options: Any) -> Any:
+        return open_source(DataSource(f"{path}:{name}", options=options), "train", trust_code=True)
+
+    with pytest.raises(DataError, match=r"mine\.py:pets does not take what .* write it as `def pets\(split\)`, where"):
+        opened("pets")
+    with pytest.raises(DataError, match=r"unexpected keyword argument 'bread'.*`def dogs\(split, bread\)`"):
+        opened("dogs", bread="pug")
+    with pytest.raises(DataError, match=r"mine\.py:dogs failed: .*mine\.py, line 5: KeyError: 'train'; correct it"):
+        opened("dogs")
+    with pytest.raises(DataError, match="returned int; wanted a map-style"):
+        opened("owls")

@@ -16,7 +16,7 @@ from adasap.data.decoding import Reading, decode_image, decode_numbers
 from adasap.errors import DataError, RecipeError
 from adasap.evaluation import SuiteSource
 from adasap.models import ModelSpec
-from adasap.tasks.data import DataOptions
+from adasap.tasks.data import DataOptions, Opening
 from adasap.tasks.detection.data.shapes import read_shapes
 from adasap.tasks.segmentation.data.batches import SegmentationAugmentation, SegmentationAugmenter, collated, varied
 from adasap.tasks.segmentation.data.coco import _runs, mask_of, read_coco_masks
@@ -399,19 +399,21 @@ def test_classes_of_a_test_set_in_another_order_are_matched_by_name(tmp_path: Pa
     train, test = (DataSource("masks", str(tmp_path / part)) for part in ("train", "test"))
     spec = ModelSpec("adasap:unet", {"num_classes": 3}, (3, *SIZE))
     suites = {"again": SuiteSource("clean", test)}
-    data = SegmentationTask.open_data(DataOptions(train=train, test=test, suites=suites), spec)
+    data = SegmentationTask.open_data(DataOptions(train=train, test=test, suites=suites), Opening(spec=spec))
     wanted = torch.tensor([2, 0, 1])[torch.from_numpy(ramp()).long() % 255]
     wanted[0, -1] = 255
     for suite in data.opened_suites:
         assert suite.images.classes == ("sky", "road", "tree")
         assert torch.equal(suite.images[0][1].long(), wanted)
     assert "data.test: classes are matched by name with those of data.train" in data.remarks
-    [alone] = SegmentationTask.open_suites({"a": SuiteSource("clean", test)}, spec, classes=("sky", "road", "tree"))
+    [alone] = SegmentationTask.open_suites(
+        {"a": SuiteSource("clean", test)}, Opening(spec=spec, classes=("sky", "road", "tree"))
+    )
     assert torch.equal(alone.images[0][1].long(), wanted)
     assert "matched by name with those of the model" in alone.remarks[0]
     (tmp_path / "test" / "classes.txt").write_text("tree\nsky\nsea")
     with pytest.raises(DataError, match="sea"):
-        SegmentationTask.open_data(DataOptions(train=train, test=test, suites={}), spec)
+        SegmentationTask.open_data(DataOptions(train=train, test=test, suites={}), Opening(spec=spec))
 
 
 def test_a_recipe_says_what_masks_are(tmp_path: Path) -> None:

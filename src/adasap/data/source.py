@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 from collections.abc import Callable, Iterable, Mapping, Sized
 from dataclasses import dataclass, field
@@ -24,8 +25,8 @@ from adasap.data.lists import read_csv
 from adasap.data.npz import read_npz
 from adasap.data.shards import find_shards, read_shards
 from adasap.data.splits import say_parts
-from adasap.errors import DataError, suggestion
-from adasap.models.own_code import imported
+from adasap.errors import AdasapError, DataError, suggestion
+from adasap.models.own_code import imported, where_it_failed
 from adasap.registry import Registry
 
 
@@ -229,13 +230,24 @@ def _own(source: DataSource, split: str | None) -> Any:
     """
     function = imported(source.kind, what="function", error=DataError)
     place = {} if source.path is None else {"path": source.path}
+    given: dict[str, Any] = {"split": split, **place, **source.options}
     try:
-        found = function(split=split, **place, **source.options)
+        inspect.signature(function).bind(**given)
     except TypeError as error:
+        name = source.kind.rpartition(":")[2]
         raise DataError(
-            f"{source.kind} cannot be called with split={split!r}, {place | source.options} ({error}); let it take "
-            "these keywords, or correct `options`"
+            f"{source.kind} does not take what it is called with ({error}): write it as `def {name}"
+            f"({', '.join(given)})`, where `split` is such as 'train' or 'test', and the others are `path` and the "
+            "keys of `options` of the data source; or correct these"
         ) from error
+    except ValueError:  # some builtins do not say what they take
+        pass
+    try:
+        found = function(**given)
+    except AdasapError:
+        raise
+    except Exception as error:
+        raise DataError(f"{source.kind} failed: {where_it_failed(error)}; correct it, or its `options`") from error
     if not (hasattr(found, "__getitem__") and hasattr(found, "__len__")):
         raise DataError(f"{source.kind} returned {type(found).__name__}; wanted a map-style torch Dataset")
     if source.part == slice(0, None):

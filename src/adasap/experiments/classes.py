@@ -13,6 +13,7 @@ from adasap.experiments.name_models import OpenedModel, scaled_as_imagenet
 from adasap.experiments.recipe import Recipe, read_recipe
 from adasap.export import kept_classes
 from adasap.tasks import BaseTask, Data
+from adasap.tasks.data import Opening
 
 
 def classes_of(opened: OpenedModel) -> Names | None:
@@ -27,7 +28,9 @@ def classes_of(opened: OpenedModel) -> Names | None:
     if recipe.task.is_own:
         return None
     try:
-        found: Names | None = recipe.task_class().classes_of(recipe.data, recipe.model, model=opened.model)
+        found: Names | None = recipe.task_class().classes_of(
+            recipe.data, Opening(spec=recipe.model, model=opened.model)
+        )
         return found
     except DataError:  # the training data need not be on this machine
         return None

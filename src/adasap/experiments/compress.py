@@ -39,7 +39,7 @@ from adasap.report.target import measure_target
 from adasap.report.task_record import TaskRecord
 from adasap.sealed import finite, is_whole_json, write_sealed_json, write_sealed_tensors
 from adasap.tasks import BaseTask, Data
-from adasap.tasks.data import class_list, names_of
+from adasap.tasks.data import Opening, class_list, names_of
 from adasap.training import Observer, Record, ResumeRecord, derived_seed, ignore, is_main_process
 from adasap.training.fingerprint import differences, flat_keys
 from adasap.training.trackers import Trackers, require_installed
@@ -165,11 +165,13 @@ def open_data(
     kind = recipe.task.task_class(trust_code=trust_code)
     data = kind.open_data(
         recipe.data,
-        recipe.model,
-        model=model,
-        classes=kept_classes(recipe.model.weights),
-        kept_suites=kept_suites,
-        trust_code=trust_code,
+        Opening(
+            spec=recipe.model,
+            model=model,
+            classes=kept_classes(recipe.model.weights),
+            kept_suites=kept_suites,
+            trust_code=trust_code,
+        ),
     )
     return data.for_task(open_task(recipe, classes=class_list(data.train)))
 

@@ -51,7 +51,7 @@ from adasap.processor import Precision
 from adasap.report import Shown, Table, environment
 from adasap.sealed import finite
 from adasap.tasks import BaseTask
-from adasap.tasks.data import class_list
+from adasap.tasks.data import Opening, class_list
 from adasap.training import is_main_process
 from adasap.training.precision import Asked, settled
 
@@ -321,15 +321,9 @@ def evaluate(
         if isinstance(task, BaseTask):
             found = given or own_suites(sources, test, task)
         else:
-            found = given or kind.open_suites(
-                sources,
-                opened.spec,
-                **({} if test is None else {"test": test}),
-                model=opened.model,
-                classes=classes or classes_of(opened),
-                options=options,
-                trust_code=True,
-            )
+            known_classes = classes or classes_of(opened)
+            of = Opening(spec=opened.spec, model=opened.model, classes=known_classes, options=options, trust_code=True)
+            found = given or kind.open_suites(sources, of, test=test)
             task = kind.opened(options, opened.spec, classes=class_list(found[0].images), channels_last=True)
         some = [suite.sampled(limit, seed=seed) if limit else suite for suite in found]
         place = str(data) if isinstance(data, str | Path) else None if data is None else type(data).__name__

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from adasap.data import DataSource
 from adasap.data.images import class_names
 from adasap.data.items import is_indexed
 from adasap.errors import DataError
 from adasap.evaluation import Suite, SuiteSource, open_own_suite
+from adasap.models import ModelSpec
 
 if TYPE_CHECKING:
     from adasap.tasks.task import BaseTask
@@ -40,6 +42,37 @@ class DataOptions:
         """Every data set that is named."""
         of_suites = [suite.data for suite in self.suites.values() if suite.data is not None]
         return (self.train, self.test, *of_suites)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Opening:
+    """What data are opened for: by a recipe, or for an evaluation without one.
+
+    Attributes:
+        spec: The model's.
+        model: The model itself; of a recipe the dense one.
+        classes: Names of the classes that the weights keep, by which labels are numbered.
+        options: Of the task, in an evaluation; None for its defaults.
+        kept_suites: Where corrupted images are kept for further runs; None makes them anew.
+        trust_code: Let `kind: package.module:function` run.
+    """
+
+    spec: ModelSpec
+    model: nn.Module | None = None
+    classes: Sequence[str] | None = None
+    options: Any = None
+    kept_suites: Path | None = None
+    trust_code: bool = False
+
+    @property
+    def channels(self) -> int | None:
+        """Of the model's input, if that is known."""
+        return None if self.spec.input_size is None else self.spec.input_size[0]
+
+    @property
+    def example(self) -> Tensor | None:
+        """A zero image of the model's input size, float [1, C, H, W], if that is known."""
+        return None if self.spec.input_size is None else torch.zeros(1, *self.spec.input_size)
 
 
 @dataclass(frozen=True)

@@ -26,7 +26,7 @@ from adasap.evaluation.evaluator import Evaluator, MergeableEvaluator
 from adasap.metric import Metric
 from adasap.models import ModelSpec
 from adasap.registry import Registry
-from adasap.tasks.data import Data, DataOptions, class_list, zero_image
+from adasap.tasks.data import Data, DataOptions, Opening, class_list, zero_image
 from adasap.tasks.panels import panels_of
 
 if TYPE_CHECKING:
@@ -300,58 +300,30 @@ class BaseTask(Generic[Batch]):
         return cls(options=options)
 
     @classmethod
-    def open_data(
-        cls,
-        asked: DataOptions,
-        spec: ModelSpec,
-        *,
-        model: nn.Module | None = None,
-        classes: Sequence[str] | None = None,
-        kept_suites: Path | None = None,
-        trust_code: bool = False,
-    ) -> Data:
-        """The data of a recipe.
-
-        Args:
-            asked: As the recipe names them.
-            spec: The model's.
-            model: The dense one.
-            classes: Names of the classes that the weights keep, by which labels are numbered.
-            kept_suites: Where corrupted images are kept for further runs; None makes them anew.
-            trust_code: Let `kind: package.module:function` run.
-        """
+    def open_data(cls, asked: DataOptions, of: Opening) -> Data:
+        """The data that a recipe names, opened for its model."""
         for source in asked.sources:
-            require_trusted(source, trust_code)
-        channels = spec.input_size[0] if spec.input_size is not None else None
-        train = open_source(asked.train, "train", channels=channels, trust_code=trust_code)
-        test = open_source(asked.test, "test", channels=channels, trust_code=trust_code)
-        example = None if spec.input_size is None else torch.zeros(1, *spec.input_size)
-        return Data(train, dict(asked.suites), example, asked.augmentation, test=test)
+            require_trusted(source, of.trust_code)
+        places: dict[str, Any] = {"channels": of.channels, "trust_code": of.trust_code}
+        train, test = (
+            open_source(one, split, **places) for one, split in ((asked.train, "train"), (asked.test, "test"))
+        )
+        return Data(train, dict(asked.suites), of.example, asked.augmentation, test=test)
 
     @classmethod
-    def open_suites(
-        cls,
-        sources: Mapping[str, SuiteSource],
-        spec: ModelSpec,
-        *,
-        test: Any = None,
-        model: nn.Module | None = None,
-        classes: Sequence[str] | None = None,
-        options: Any = None,
-        trust_code: bool = False,
-    ) -> list[Suite]:
+    def open_suites(cls, sources: Mapping[str, SuiteSource], of: Opening, *, test: Any = None) -> list[Suite]:
         """The suites of an evaluation without a recipe; those that name no data take `test`, an open data set."""
         found: list[Suite] = []
         for name, source in sources.items():
             if source.data is None and test is None:
                 raise DataError(f"suite {name!r} names no data; give `data:` with a kind and a path")
-            dataset = test if source.data is None else open_source(source.data, "test", trust_code=trust_code)
-            task = cls.opened(options or cls.options_type(), spec, classes=classes or class_list(dataset))
+            dataset = test if source.data is None else open_source(source.data, "test", trust_code=of.trust_code)
+            task = cls.opened(of.options or cls.options_type(), of.spec, classes=of.classes or class_list(dataset))
             found.append(open_own_suite(name, replace(source, data=None), dataset, task))
         return found
 
     @classmethod
-    def classes_of(cls, asked: DataOptions, spec: ModelSpec, *, model: nn.Module | None = None) -> Any:
+    def classes_of(cls, asked: DataOptions, of: Opening) -> Any:
         """Names of the classes of a recipe's training data, None where they have only numbers."""
         return class_list(open_source(asked.train, "train")) or None
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -21,29 +20,18 @@ from adasap.evaluation import SuiteSource, kept_suite, open_suite
 from adasap.groups import evaluating
 from adasap.models import ModelSpec, input_size_of
 from adasap.models.outputs import logits_of
-from adasap.tasks.data import Data, DataOptions
+from adasap.tasks.data import Data, DataOptions, Opening
 
 if TYPE_CHECKING:
     from adasap.tasks.classification.task import ClassificationTask
 
 
-def open_labelled(
-    asked: DataOptions,
-    spec: ModelSpec,
-    *,
-    model: nn.Module | None = None,
-    classes: Sequence[str] | None = None,
-    kept_suites: Path | None = None,
-) -> Data:
+def open_labelled(asked: DataOptions, of: Opening) -> Data:
     """Training images, suites (the clean test set first) and a zero image of the model's input size.
 
-    Args:
-        asked: As the recipe names them.
-        spec: The model's.
-        model: With ImageNet's 1,000 outputs, training data that use ImageNet's names are numbered by them.
-        classes: Names that the weights keep, by which labels are numbered.
-        kept_suites: Where corrupted images are kept for further runs; None makes them anew.
+    Training data that use ImageNet's names are numbered by ImageNet's 1,000 where the model has as many outputs.
     """
+    spec = of.spec
     channels = (spec.input_size or (len(spec.mean),))[0]
     train = open_dataset(asked.train, "train", channels=channels)
     test = open_dataset(asked.test, "test", channels=channels)
@@ -51,7 +39,9 @@ def open_labelled(
     augmentation: Augmentation = asked.augmentation or Augmentation()
     size = _input_size(spec, augmentation, train)
     known = (
-        (tuple(classes), str(spec.weights)) if classes else reference_of(replace(spec, input_size=size), train, model)
+        (tuple(of.classes), str(spec.weights))
+        if of.classes
+        else reference_of(replace(spec, input_size=size), train, of.model)
     )
     train, match = matched_images(train, known[0], where="data.train", of=known[1])
     check_labels(train.labels, len(train), train.classes, where="data.train")
@@ -63,8 +53,8 @@ def open_labelled(
     suites = [open_suite("clean", SuiteSource("clean"), test, **matching)]
     for name, source in asked.suites.items():
         suites.append(open_suite(name, source, test, input_size=size, **matching))
-    if kept_suites is not None:
-        suites = [kept_suite(suite, kept_suites) for suite in suites]
+    if of.kept_suites is not None:
+        suites = [kept_suite(suite, of.kept_suites) for suite in suites]
     remarks = [*summaries, match.remark, *(remark for suite in suites for remark in suite.remarks)]
     return Data(train, suites, torch.zeros(1, *size), augmentation, tuple(filter(None, dict.fromkeys(remarks))))
 

@@ -26,7 +26,7 @@ from adasap.models import ModelSpec, input_size_of
 from adasap.models.outputs import logits_of
 from adasap.tasks.classification.data import OwnBatching, count_outputs, open_labelled, reference_of
 from adasap.tasks.classification.metrics import classification_metrics, classification_records
-from adasap.tasks.data import Data, DataOptions, class_list
+from adasap.tasks.data import Data, DataOptions, Opening, class_list
 from adasap.tasks.task import BaseTask
 
 if TYPE_CHECKING:
@@ -238,53 +238,30 @@ class ClassificationTask(BaseTask[ClassificationBatch]):
         return cls(mean=spec.mean, std=spec.std, options=options, teacher=teacher, channels_last=channels_last)
 
     @classmethod
-    def open_data(
-        cls,
-        asked: DataOptions,
-        spec: ModelSpec,
-        *,
-        model: nn.Module | None = None,
-        classes: Sequence[str] | None = None,
-        kept_suites: Path | None = None,
-        trust_code: bool = False,
-    ) -> Data:
+    def open_data(cls, asked: DataOptions, of: Opening) -> Data:
         """Images whose labels are numbers of the classes that the weights keep, else of those of the training data."""
         if any(source.is_own for source in asked.sources):
-            return super().open_data(asked, spec, model=model, trust_code=trust_code)
-        return open_labelled(asked, spec, model=model, classes=classes, kept_suites=kept_suites)
+            return super().open_data(asked, of)
+        return open_labelled(asked, of)
 
     @classmethod
-    def open_suites(
-        cls,
-        sources: Mapping[str, SuiteSource],
-        spec: ModelSpec,
-        *,
-        test: Any = None,
-        model: nn.Module | None = None,
-        classes: Sequence[str] | None = None,
-        options: Any = None,
-        trust_code: bool = False,
-    ) -> list[Suite]:
+    def open_suites(cls, sources: Mapping[str, SuiteSource], of: Opening, *, test: Any = None) -> list[Suite]:
         """Suites of images with labels, and of any data set."""
         own = any(source.data is not None and source.data.is_own for source in sources.values())
         if own or not (test is None or is_image_set(test)):
-            return super().open_suites(
-                sources, spec, test=test, classes=classes, options=options, trust_code=trust_code
-            )
-        size = input_size_of(spec)
-        num_outputs = None if model is None else count_outputs(model, size)
+            return super().open_suites(sources, of, test=test)
+        size = input_size_of(of.spec)
+        num_outputs = None if of.model is None else count_outputs(of.model, size)
         return [
-            open_suite(name, source, test, input_size=size, classes=classes, num_outputs=num_outputs)
+            open_suite(name, source, test, input_size=size, classes=of.classes, num_outputs=num_outputs)
             for name, source in sources.items()
         ]
 
     @classmethod
-    def classes_of(
-        cls, asked: DataOptions, spec: ModelSpec, *, model: nn.Module | None = None
-    ) -> tuple[str, ...] | None:
+    def classes_of(cls, asked: DataOptions, of: Opening) -> tuple[str, ...] | None:
         """Those of the training data, or ImageNet's where the model has its outputs."""
         train = open_source(asked.train, "train")
-        return reference_of(spec, train, model)[0] if is_image_set(train) else class_list(train) or None
+        return reference_of(of.spec, train, of.model)[0] if is_image_set(train) else class_list(train) or None
 
 
 class ClassificationEvaluator:

@@ -19,7 +19,7 @@ from adasap.groups.past import past_of
 from adasap.metric import Metric
 from adasap.models import ModelSpec, input_size_of
 from adasap.tasks.classification.task import require_as_many
-from adasap.tasks.data import Data, DataOptions
+from adasap.tasks.data import Data, DataOptions, Opening
 from adasap.tasks.detection.data.augmentation import DetectionAugmentation
 from adasap.tasks.detection.data.boxes import DetectionBatch, Target, make_target
 from adasap.tasks.detection.data.classes import matched_objects
@@ -236,25 +236,16 @@ class DetectionTask(BaseTask[DetectionBatch]):
         return cls(mean=spec.mean, std=spec.std, classes=classes, coco=options.coco)
 
     @classmethod
-    def open_data(
-        cls,
-        asked: DataOptions,
-        spec: ModelSpec,
-        *,
-        model: nn.Module | None = None,
-        classes: Sequence[str] | None = None,
-        kept_suites: Path | None = None,
-        trust_code: bool = False,
-    ) -> Data:
+    def open_data(cls, asked: DataOptions, of: Opening) -> Data:
         """Images with boxes, suites (the clean test set first), and a zero image of the size of the traced part."""
-        size = input_size_of(spec)
+        size, classes = input_size_of(of.spec), of.classes
         train = open_detection_dataset(asked.train, "train", channels=size[0])
         test = open_detection_dataset(asked.test, "test", channels=size[0])
-        names, of = (classes, str(spec.weights)) if classes else (train.classes, "data.train")
-        train, match = matched_objects(train, names, where="data.train", of=of)
+        names, owner = (classes, str(of.spec.weights)) if classes else (train.classes, "data.train")
+        train, match = matched_objects(train, names, where="data.train", of=owner)
         if "clean" in asked.suites:
             raise DataError("data.suites names one `clean`, which is the name of data.test's own; give it another name")
-        matching: dict[str, Any] = {"classes": names, "of": of, "channels": size[0]}
+        matching: dict[str, Any] = {"classes": names, "of": owner, "channels": size[0]}
         suites = [open_detection_suite("clean", SuiteSource("clean"), test, **matching)]
         suites += [open_detection_suite(name, source, test, **matching) for name, source in asked.suites.items()]
         summaries = [one.summary() for one in (train, *(suite.images for suite in suites))]
@@ -263,30 +254,18 @@ class DetectionTask(BaseTask[DetectionBatch]):
         return Data(train, suites, example, asked.augmentation, tuple(filter(None, dict.fromkeys(remarks))))
 
     @classmethod
-    def open_suites(
-        cls,
-        sources: Mapping[str, SuiteSource],
-        spec: ModelSpec,
-        *,
-        test: Any = None,
-        model: nn.Module | None = None,
-        classes: Sequence[str] | None = None,
-        options: Any = None,
-        trust_code: bool = False,
-    ) -> list[Suite]:
+    def open_suites(cls, sources: Mapping[str, SuiteSource], of: Opening, *, test: Any = None) -> list[Suite]:
         """Suites of images with boxes, and of any data set of (image, target) as torchvision's detectors take them."""
         if not (test is None or isinstance(test, DetectionImages)):
-            return super().open_suites(
-                sources, spec, test=test, classes=classes, options=options, trust_code=trust_code
-            )
-        channels = input_size_of(spec)[0]
+            return super().open_suites(sources, of, test=test)
+        channels = input_size_of(of.spec)[0]
         return [
-            open_detection_suite(name, source, test, classes=classes, channels=channels)
+            open_detection_suite(name, source, test, classes=of.classes, channels=channels)
             for name, source in sources.items()
         ]
 
     @classmethod
-    def classes_of(cls, asked: DataOptions, spec: ModelSpec, *, model: nn.Module | None = None) -> tuple[str, ...]:
+    def classes_of(cls, asked: DataOptions, of: Opening) -> tuple[str, ...]:
         """Names of the labels 1, 2, ..."""
         return open_detection_dataset(asked.train, "train").classes
 

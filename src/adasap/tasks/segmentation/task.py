@@ -20,7 +20,7 @@ from adasap.evaluation.suites import DatasetSuite
 from adasap.groups import evaluating
 from adasap.metric import Metric
 from adasap.models import ModelSpec
-from adasap.tasks.data import Data, DataOptions, class_list, names_of
+from adasap.tasks.data import Data, DataOptions, Opening, class_list, names_of
 from adasap.tasks.segmentation.data.batches import (
     SegmentationAugmentation,
     SegmentationBatch,
@@ -269,27 +269,17 @@ class SegmentationTask(BaseTask[SegmentationBatch]):
         return cls(mean=spec.mean, std=spec.std, classes=classes, options=options)
 
     @classmethod
-    def open_data(
-        cls,
-        asked: DataOptions,
-        spec: ModelSpec,
-        *,
-        model: nn.Module | None = None,
-        classes: Sequence[str] | None = None,
-        kept_suites: Path | None = None,
-        trust_code: bool = False,
-    ) -> Data:
+    def open_data(cls, asked: DataOptions, of: Opening) -> Data:
         """Images with masks, suites (the clean test set first), and a zero image of the model's input size."""
         for source in asked.sources:
-            require_trusted(source, trust_code)
-        channels = None if spec.input_size is None else spec.input_size[0]
-        places: dict[str, Any] = {"channels": channels, "trust_code": trust_code}
+            require_trusted(source, of.trust_code)
+        places: dict[str, Any] = {"channels": of.channels, "trust_code": of.trust_code}
         train = open_segmentation_dataset(asked.train, "train", **places)
         test = open_segmentation_dataset(asked.test, "test", **places)
         if "clean" in asked.suites:
             raise DataError("data.suites names one `clean`, which is the name of data.test's own; give it another name")
-        train, how = matched_masks(train, classes or (), where="data.train", of="the weights")
-        task = cls(mean=spec.mean, std=spec.std, classes=classes or class_list(train))
+        train, how = matched_masks(train, of.classes or (), where="data.train", of="the weights")
+        task = cls(mean=of.spec.mean, std=of.spec.std, classes=of.classes or class_list(train))
         test, same = matched_masks(test, task.classes, where="data.test", of="data.train")
         sources = {"clean": SuiteSource("clean"), **asked.suites}
         suites = [
@@ -297,36 +287,25 @@ class SegmentationTask(BaseTask[SegmentationBatch]):
             for name, s in sources.items()
         ]
         summaries = [one.summary() for one in (train, test) if hasattr(one, "summary")]
-        example = None if spec.input_size is None else torch.zeros(1, *spec.input_size)
-        return Data(train, suites, example, asked.augmentation, (*summaries, *filter(None, (how, same))))
+        return Data(train, suites, of.example, asked.augmentation, (*summaries, *filter(None, (how, same))))
 
     @classmethod
-    def open_suites(
-        cls,
-        sources: Mapping[str, SuiteSource],
-        spec: ModelSpec,
-        *,
-        test: Any = None,
-        model: nn.Module | None = None,
-        classes: Sequence[str] | None = None,
-        options: Any = None,
-        trust_code: bool = False,
-    ) -> list[Suite]:
+    def open_suites(cls, sources: Mapping[str, SuiteSource], of: Opening, *, test: Any = None) -> list[Suite]:
         """Suites of images with masks; those that name no data take `test`."""
-        channels = None if spec.input_size is None else spec.input_size[0]
+        places: dict[str, Any] = {"channels": of.channels, "trust_code": of.trust_code}
         found: list[Suite] = []
         for name, source in sources.items():
             images = test
             if source.data is not None:
-                images = open_segmentation_dataset(source.data, "test", channels=channels, trust_code=trust_code)
+                images = open_segmentation_dataset(source.data, "test", **places)
             if images is None:
                 raise DataError(f"suite {name!r} names no data; give `data:` with a kind and a path")
-            task = cls.opened(options, spec, classes=classes or class_list(images))
+            task = cls.opened(of.options, of.spec, classes=of.classes or class_list(images))
             found.append(_suite(name, source, images, task))
         return found
 
     @classmethod
-    def classes_of(cls, asked: DataOptions, spec: ModelSpec, *, model: nn.Module | None = None) -> tuple[str, ...]:
+    def classes_of(cls, asked: DataOptions, of: Opening) -> tuple[str, ...]:
         """Names of the classes 0, 1, ..."""
         return class_list(open_segmentation_dataset(asked.train, "train"))
 
