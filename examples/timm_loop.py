@@ -13,9 +13,9 @@ torch.manual_seed(0)
 digits = load_digits()
 images, targets = torch.tensor(digits.images, dtype=torch.float32)[:, None] / 16, torch.tensor(digits.target)
 images = torch.nn.functional.interpolate(images, size=32)
-loader = DataLoader(TensorDataset(images[:600], targets[:600]), batch_size=100, shuffle=True)
+loader = DataLoader(TensorDataset(images[:400], targets[:400]), batch_size=100, shuffle=True)
 model = timm.create_model("test_resnet", in_chans=1, num_classes=10)
-epochs = 4
+epochs = 3
 criterion = LabelSmoothingCrossEntropy(0.1)
 optimizer = create_optimizer_v2(model, opt="adamw", lr=1e-2, weight_decay=0.05)
 scheduler = CosineLRScheduler(optimizer, t_initial=epochs)
@@ -38,5 +38,5 @@ for epoch in range(epochs):
     scheduler.step(epoch + 1)
 
 with torch.no_grad():
-    (top1,) = accuracy(average.module.eval()(images[600:]), targets[600:])
+    (top1,) = accuracy(average.module.eval()(images[400:600]), targets[400:600])
 print(f"accuracy {top1 / 100:.3f}, {sum(p.numel() for p in model.parameters()):,} parameters")

@@ -19,15 +19,15 @@ torch.manual_seed(0)
 digits = load_digits()
 images, targets = torch.tensor(digits.images, dtype=torch.float32)[:, None] / 16, torch.tensor(digits.target)
 images = torch.nn.functional.interpolate(images, size=32)
-loader = DataLoader(TensorDataset(images[:600], targets[:600]), batch_size=100, shuffle=True)
+loader = DataLoader(TensorDataset(images[:400], targets[:400]), batch_size=100, shuffle=True)
 model = timm.create_model("test_resnet", in_chans=1, num_classes=10)
-epochs = 4
+epochs = 3
 criterion = LabelSmoothingCrossEntropy(0.1)
 optimizer = create_optimizer_v2(model, opt="adamw", lr=1e-2, weight_decay=0.05)
 scheduler = CosineLRScheduler(optimizer, t_initial=epochs)
 average = ModelEmaV3(model, decay=0.9)
 config = Compression(pruning=PruningOptions(epochs=1, events=3, every=2, budget=BudgetOptions(macs=0.5)))
-kept = {"steps_per_epoch": len(loader), "batches": [images[:500]], "averaged": [average]}
+kept = {"steps_per_epoch": len(loader), "batches": [images[:200]], "averaged": [average]}
 compression = LoopCompression(model, images[:1], config, optimizer, **kept)
 
 
@@ -48,5 +48,5 @@ for epoch in range(epochs):
     scheduler.step(epoch + 1)
 
 with torch.no_grad():
-    (top1,) = accuracy(average.module.eval()(images[600:]), targets[600:])
+    (top1,) = accuracy(average.module.eval()(images[400:600]), targets[400:600])
 print(f"accuracy {top1 / 100:.3f}, {sum(p.numel() for p in model.parameters()):,} parameters")

@@ -30,7 +30,7 @@ from lightning.pytorch.plugins.precision import MixedPrecision
 
 from adasap.integrations.lightning import AdaSAP
 
-pytestmark = pytest.mark.filterwarnings("ignore")  # Lightning's own, of its and torch's
+pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]  # Lightning's own, of its and torch's
 
 
 class Module(pl.LightningModule):
@@ -222,7 +222,6 @@ if rank == 0:
 """
 
 
-@pytest.mark.slow
 def test_two_processes_end_with_the_same_weights(library: LibraryRun, tmp_path: Path) -> None:
     """Each perturbs by its half of the batch; with one ascent point they make the numbers of a single process."""
     (tmp_path / "worker.py").write_text(WORKER)
@@ -240,7 +239,6 @@ def test_two_processes_end_with_the_same_weights(library: LibraryRun, tmp_path: 
             torch.testing.assert_close(first, whole, rtol=1e-3, atol=1e-4)
 
 
-@pytest.mark.slow
 def test_the_page_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     images, labels = torch.randn(64, 3, 16, 16), torch.randint(10, (64,))

@@ -15,6 +15,8 @@ from adasap.integrations import LoopCompression
 from adasap.training import Compression, PhaseOptions, TrainingOptions
 from loop_library import Batch, LibraryRun
 
+pytestmark = pytest.mark.slow
+
 
 class Loop:
     """A plain loop, as a user would write it."""

@@ -27,7 +27,7 @@ from transformers.modeling_outputs import ImageClassifierOutput
 
 from adasap.integrations.transformers import AdaSAPTrainer, load_pretrained, save_pretrained
 
-pytestmark = pytest.mark.filterwarnings("ignore")  # Transformers' own, of its and torch's
+pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]  # Transformers' own, of its and torch's
 
 
 TINY = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
@@ -139,7 +139,6 @@ def test_a_cut_vit_is_saved_and_loaded(tmp_path: Path) -> None:
         load_pretrained(tmp_path)
 
 
-@pytest.mark.slow
 def test_the_page_and_the_example_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -150,7 +149,6 @@ def test_the_page_and_the_example_run(
     assert all(int(after.replace(",", "")) < int(before.replace(",", "")) for _, after, before in sizes)
 
 
-@pytest.mark.slow
 def test_the_ten_lines_of_the_page_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     model = transformers.ViTForImageClassification(ViTConfig(image_size=16, patch_size=4, num_labels=4, **TINY))

@@ -118,15 +118,18 @@ class AdaSAP(Callback):  # type: ignore[misc]  # untyped where Lightning is not 
                 cut_to(pl_module, checkpoint)
             load(checkpoint)
 
-        def on_save_checkpoint(checkpoint: dict[str, Any]) -> None:
-            if self.compression is not None:
-                self.compression.agree()
-                name = name_of(pl_module, self.compression.model)
-                checkpoint[KEY] = {"model": name, **self.compression.state_dict()}
+        def on_save_checkpoint(checkpoint: dict[str, Any]) -> None:  # also where weights alone are saved
+            self.on_save_checkpoint(trainer, pl_module, checkpoint)
             save(checkpoint)
 
         self._replace(pl_module, "on_load_checkpoint", on_load_checkpoint)
         self._replace(pl_module, "on_save_checkpoint", on_save_checkpoint)
+
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Keeps the plan; after the end of training, too."""
+        if self.compression is not None and KEY not in checkpoint:
+            self.compression.agree()
+            checkpoint[KEY] = {"model": name_of(pl_module, self.compression.model), **self.compression.state_dict()}
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Everything is there: weights, optimizer and data, fresh or from a checkpoint."""
