@@ -18,7 +18,7 @@ from test_readme import ROOT, blocks
 
 PAGES = (
     *("index", "groups", "radii", "extras", "extending", "evaluation", "detectors", "detection-data", "segmentation"),
-    *("analysis", "command-line", "compensation", "faq"),
+    *("analysis", "command-line", "compensation", "faq", "hub"),
 )
 
 

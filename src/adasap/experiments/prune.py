@@ -231,6 +231,8 @@ def _sample(
     kind = _task_class(task, source)
     model = Candidate(opened.title, opened.model, opened.spec, classes=classes_of(opened))
     used = None if kind.name == DEFAULT_TASK else kind.opened(kind.options_type(), opened.spec)
-    _, sample, said = open_images(source, source.own_split("train") or "train", count, seed, [model], used, fewer_do=True)
+    _, sample, said = open_images(
+        source, source.own_split("train") or "train", count, seed, [model], used, fewer_do=True
+    )
     classes = class_list(getattr(sample, "dataset", sample))
     return sample, kind.opened(kind.options_type(), opened.spec, classes=classes), said
