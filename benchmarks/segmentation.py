@@ -23,9 +23,11 @@ from files import write_json, write_page
 from torch import Tensor
 
 import adasap
+from adasap.data import DataSource
 from adasap.evaluation import CLEAN, Cell, SuiteResult, group_accuracies
 from adasap.evaluation.metrics import cell_accuracies
 from adasap.evaluation.statistics import Interval, bootstrap_mean, paired_difference
+from adasap.experiments.recipe import read_recipe
 from adasap.report import Table
 from adasap.tasks.segmentation.suites import MOVES_PIXELS
 
@@ -54,7 +56,9 @@ def main() -> None:
 def evaluate(run: str) -> dict[str, Any]:
     """What the page needs of a finished run."""
     folder, out = ROOT / f"runs/camvid_{run}", ROOT / f"runs/segmentation/camvid_{run}"
-    model, data = folder / "model.safetensors", f"masks:{ROOT.parent}/shared/data/camvid"
+    model = folder / "model.safetensors"
+    names = read_recipe(ROOT / f"recipes/segmentation/camvid_{run}.yaml").data.test.classes
+    data = DataSource("masks", f"{ROOT.parent}/shared/data/camvid", split="test", classes=names)
     found = adasap.evaluate(model, data, ["clean", "corrupted"], severities=[3], out=out)
     trained = json.loads((folder / "result.json").read_text())
     return {

@@ -19,6 +19,7 @@ from adasap.models import ModelSpec
 from adasap.tasks.data import DataOptions, Opening
 from adasap.tasks.detection.data.shapes import read_shapes
 from adasap.tasks.segmentation.data.batches import SegmentationAugmentation, SegmentationAugmenter, collated, varied
+from adasap.tasks.segmentation.data.classes import matched_masks
 from adasap.tasks.segmentation.data.coco import _runs, mask_of, read_coco_masks
 from adasap.tasks.segmentation.data.readers import CITYSCAPES_IDS, read_cityscapes, read_mask_folder, read_voc_masks
 from adasap.tasks.segmentation.data.segmentation_set import IGNORED, SegmentationImages
@@ -433,3 +434,16 @@ def test_a_recipe_says_what_masks_are(tmp_path: Path) -> None:
         open_segmentation_dataset(wrong, "test")
     with pytest.raises(DataError, match="`options` are for functions of yours"):
         DataSource("npz", str(tmp_path), options={"a": 1})
+
+
+def test_numbers_are_used_where_one_side_has_no_names_and_that_is_said() -> None:
+    pair = (torch.zeros(3, 1, 4, dtype=torch.uint8), torch.tensor([[0, 1, 2, 255]], dtype=torch.uint8))
+    named, unnamed = ("sky", "road", "tree"), ("0", "2", "5")
+    found, said = matched_masks(SegmentationImages([pair], unnamed), ("a", "b", "c", "d", "e", "f"), where="x", of="y")
+    assert found[0][1].tolist() == [[0, 2, 5, 255]]
+    assert said == "x names no classes: they are numbers, in the order of y (0 = a, 1 = b, 2 = c, ...)"
+    back, said = matched_masks(SegmentationImages([pair], named), ("0", "1", "2"), where="x", of="y")
+    assert back[0][1].tolist() == pair[1].tolist()
+    assert said.startswith("y names no classes")
+    with pytest.raises(DataError, match="masks of x have the number 5, which is none of the 3 classes of y: sky, road"):
+        matched_masks(SegmentationImages([pair], unnamed), named, where="x", of="y")

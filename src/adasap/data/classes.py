@@ -60,9 +60,9 @@ def match_classes(
     if reference is None or given is None:
         _require_plain_numbers(where, of, reference or given or ())
     if reference is None:
-        return ClassMatch(None, None if given is None else tuple(given), _numbers_used(of, where, given))
+        return ClassMatch(None, None if given is None else tuple(given), numbers_used(of, where, given))
     if given is None:
-        return ClassMatch(None, tuple(reference), _numbers_used(where, of, reference))
+        return ClassMatch(None, tuple(reference), numbers_used(where, of, reference))
     theirs, mine = _normal(reference), _normal(given)
     missing = [name for name in dict.fromkeys(theirs) if name not in {mine[label] for label in occurring}]
     remark = _missing(missing, reference, where, of)
@@ -136,8 +136,8 @@ def _normal(names: Sequence[str]) -> Names:
     return tuple(unicodedata.normalize("NFC", name) for name in names)
 
 
-def _numbers_used(without: str, other: str, names: Sequence[str] | None) -> str:
-    """Empty where neither side has names."""
+def numbers_used(without: str, other: str, names: Sequence[str] | None) -> str:
+    """What is said where a side without names was numbered as the other; empty where neither side has names."""
     if names is None:
         return ""
     some = ", ".join(f"{number} = {name}" for number, name in enumerate(names[:_NUMBERED]))
