@@ -209,6 +209,7 @@ GUARDED_BY = {
     "analysis/memory.py": "Objective",
     "training/preview.py": "CompressionRun",
     "training/loop.py": "Runtime",
+    "integrations/lightning.py": "LoopCompression",
     "tasks/detection/metrics.py": None,  # a sum over boxes: no convolution
     "training/precision.py": None,  # kernel of 3, stride 1
     "testing/perturbation.py": None,  # the same

@@ -21,7 +21,11 @@ from adasap.data.source import DataSource, open_source
 from adasap.errors import AdasapError, DataError, RecipeError
 from adasap.evaluation import CLEAN
 from adasap.experiments.recipe import parse_options
+from adasap.models import ModelSpec
 from adasap.models.digits import digits_net
+from adasap.tasks.data import DataOptions, Opening
+from adasap.tasks.detection.data.augmentation import DetectionAugmentation
+from adasap.tasks.detection.task import DetectionTask
 from adasap.training import Record, ResumeRecord, StepRecord, ignore
 
 MEAN = {"mean": (0.5,) * 3, "std": (0.5,) * 3}
@@ -221,3 +225,36 @@ def test_a_function_of_data_that_does_not_fit_is_told_what_it_is_called_with(tmp
         opened("dogs")
     with pytest.raises(DataError, match="returned int; wanted a map-style"):
         opened("owls")
+
+
+OWN_BOXES = """
+import torch
+class Boxes(torch.utils.data.Dataset):
+    classes = ("cat", "dog")
+    def __len__(self):
+        return 4
+    def __getitem__(self, index):
+        image = torch.full((3, 32, 48), index, dtype=torch.uint8)
+        return image, {"boxes": [[2, 3, 20, 30]], "labels": [1 + index % 2]}
+def make(split):
+    return Boxes()
+"""
+
+
+def test_a_function_of_ones_own_gives_images_with_boxes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "own_boxes.py").write_text(OWN_BOXES)
+    monkeypatch.syspath_prepend(tmp_path)
+    source = DataSource("own_boxes:make")
+    spec = ModelSpec("adasap:ssd_mobilenet_v1", {"num_classes": 3, "image_size": 64}, (3, 64, 64))
+    asked, opening = DataOptions(train=source, test=source), Opening(spec=spec, trust_code=True)
+    data = DetectionTask.open_data(asked, opening)
+    task = DetectionTask(mean=(0.5,) * 3, std=(0.5,) * 3, classes=("cat", "dog"))
+    augmentation = DetectionAugmentation(horizontal_flip=True)
+    batch = task.batching(data.train, augmentation).maker(seed=0).labelled(data.train, torch.tensor([1, 2]), 0)
+    assert [target["labels"].tolist() for target in batch.targets] == [[2], [1]]
+    assert [target["difficult"].tolist() for target in batch.targets] == [[False], [False]]
+    flipped = [target["boxes"].tolist() for target in batch.targets]
+    assert all(boxes in ([[2, 3, 20, 30]], [[28, 3, 46, 30]]) for boxes in flipped)
+    assert DetectionTask.classes_of(asked, opening) == ("cat", "dog")
+    with pytest.raises(DataError, match="'own_boxes:make' is code that is not of adasap"):
+        DetectionTask.open_data(asked, Opening(spec=spec))

@@ -12,6 +12,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+from adasap.convolutions import guard_convolutions
 from adasap.criteria import Evidence, GradientCriterion, build_criterion
 from adasap.criteria.gathering import require_batches
 from adasap.errors import AdasapWarning, ArgumentError, CheckpointError, RecipeError, TrainingError
@@ -111,6 +112,7 @@ class LoopCompression:
         processes: Processes | None = None,
         observe: Observer = ignore,
     ) -> None:
+        guard_convolutions()
         self.wrapped, self.model, self.config = model, unwrap(model), config
         self.processes, self.observe = processes or Processes(), observe
         self.batches, self._loss = list(batches), loss

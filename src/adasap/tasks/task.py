@@ -325,7 +325,7 @@ class BaseTask(Generic[Batch]):
     @classmethod
     def classes_of(cls, asked: DataOptions, of: Opening) -> Any:
         """Names of the classes of a recipe's training data, None where they have only numbers."""
-        return class_list(open_source(asked.train, "train")) or None
+        return class_list(open_source(asked.train, "train", trust_code=of.trust_code)) or None
 
 
 TASKS: Registry[type[BaseTask[Any]]] = Registry("task", at="adasap.TASKS", packages="adasap.tasks", error=RecipeError)

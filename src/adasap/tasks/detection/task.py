@@ -21,7 +21,7 @@ from adasap.models import ModelSpec, input_size_of
 from adasap.tasks.classification.task import require_as_many
 from adasap.tasks.data import Data, DataOptions, Opening
 from adasap.tasks.detection.data.augmentation import DetectionAugmentation
-from adasap.tasks.detection.data.boxes import DetectionBatch, Target, make_target
+from adasap.tasks.detection.data.boxes import DetectionBatch, Target, typed_target
 from adasap.tasks.detection.data.classes import matched_objects
 from adasap.tasks.detection.data.detection_set import DetectionImages
 from adasap.tasks.detection.data.sources import open_detection_dataset
@@ -121,7 +121,7 @@ class DetectionTask(BaseTask[DetectionBatch]):
 
     def collate(self, samples: Sequence[Any]) -> DetectionBatch:
         """Images of any sizes with targets: dictionaries of `boxes` and `labels`, perhaps `difficult`, `image_id`."""
-        pairs = [(image_tensor(image), _target(target, place)) for place, (image, target) in enumerate(samples)]
+        pairs = [(image_tensor(image), typed_target(target, place)) for place, (image, target) in enumerate(samples)]
         return DetectionBatch([image for image, _ in pairs], [target for _, target in pairs])
 
     def batching(self, dataset: Any, augmentation: Any) -> Batching:
@@ -238,6 +238,8 @@ class DetectionTask(BaseTask[DetectionBatch]):
     @classmethod
     def open_data(cls, asked: DataOptions, of: Opening) -> Data:
         """Images with boxes, suites (the clean test set first), and a zero image of the size of the traced part."""
+        if any(source.is_own for source in asked.sources):
+            return super().open_data(asked, of)
         size, classes = input_size_of(of.spec), of.classes
         train = open_detection_dataset(asked.train, "train", channels=size[0])
         test = open_detection_dataset(asked.test, "test", channels=size[0])
@@ -267,14 +269,9 @@ class DetectionTask(BaseTask[DetectionBatch]):
     @classmethod
     def classes_of(cls, asked: DataOptions, of: Opening) -> tuple[str, ...]:
         """Names of the labels 1, 2, ..."""
+        if asked.train.is_own:
+            return tuple(super().classes_of(asked, of) or ())
         return open_detection_dataset(asked.train, "train").classes
-
-
-def _target(target: Any, place: int) -> Target:
-    """A target of the right types, from a dictionary of tensors."""
-    boxes, labels = torch.as_tensor(target["boxes"]), torch.as_tensor(target["labels"])
-    difficult = torch.as_tensor(target["difficult"]) if "difficult" in target else None
-    return make_target(boxes, labels, difficult, image_id=int(target.get("image_id", place)))
 
 
 def without_difficult(target: Target) -> dict[str, Any]:

@@ -307,7 +307,7 @@ class SegmentationTask(BaseTask[SegmentationBatch]):
     @classmethod
     def classes_of(cls, asked: DataOptions, of: Opening) -> tuple[str, ...]:
         """Names of the classes 0, 1, ..."""
-        return class_list(open_segmentation_dataset(asked.train, "train"))
+        return class_list(open_segmentation_dataset(asked.train, "train", trust_code=of.trust_code))
 
 
 def _suite(name: str, source: SuiteSource, images: Any, task: SegmentationTask) -> DatasetSuite:

@@ -10,9 +10,9 @@ from torch import Tensor
 
 from adasap.checks import MOST_PIXELS, require_within
 from adasap.data.draws import generator_seeds, kept_random_state
+from adasap.data.items import image_tensor, read_items
 from adasap.errors import RecipeError
-from adasap.tasks.detection.data.boxes import DetectionBatch, Target
-from adasap.tasks.detection.data.detection_set import DetectionImages
+from adasap.tasks.detection.data.boxes import DetectionBatch, Target, typed_target
 
 _SMALLEST = 1.0
 """Boxes narrower or lower than this, in pixels, go."""
@@ -66,12 +66,17 @@ class DetectionAugmenter:
         self.seed = seed
         self.transforms = _transforms(augmentation)
 
-    def labelled(self, dataset: DetectionImages, indices: Tensor, epoch: int) -> DetectionBatch:
-        """The images of one batch, uint8, with the boxes that are left of each; torch's generator stays as it was."""
+    def labelled(self, dataset: Any, indices: Tensor, epoch: int) -> DetectionBatch:
+        """The images of one batch, uint8, with the boxes that are left of each; torch's generator stays as it was.
+
+        Of any data set of (image, target); images of other types than uint8 are not varied.
+        """
         images, targets = [], []
+        samples = read_items(dataset, indices, seed=self.seed, epoch=epoch)
+        seeds = generator_seeds(self.seed, epoch, indices, "boxes")
         with kept_random_state():
-            for index, seed in zip(indices.tolist(), generator_seeds(self.seed, epoch, indices, "boxes"), strict=True):
-                image, target = dataset[index]
+            for sample, index, seed in zip(samples, indices.tolist(), seeds, strict=True):
+                image, target = image_tensor(sample[0]), typed_target(sample[1], index)
                 torch.default_generator.manual_seed(seed)
                 image, target = self._varied(image, target)
                 images.append(image)
@@ -79,7 +84,7 @@ class DetectionAugmenter:
         return DetectionBatch(images, targets)
 
     def _varied(self, image: Tensor, target: Target) -> tuple[Tensor, Target]:
-        if not self.transforms:
+        if not self.transforms or image.dtype != torch.uint8:
             return image, target
         from torchvision import tv_tensors
 

@@ -56,6 +56,18 @@ def make_target(boxes: Tensor, labels: Tensor, difficult: Tensor | None = None, 
     return {"boxes": boxes, "labels": labels.to(torch.int64), "difficult": flags, "image_id": image_id}
 
 
+def typed_target(target: Any, place: int) -> Target:
+    """The target of a data set of somebody's own: `boxes` and `labels`, perhaps `difficult` and `image_id`.
+
+    Example:
+        >>> typed_target({"boxes": [[0, 0, 2, 3]], "labels": [1]}, 7)["image_id"]
+        7
+    """
+    boxes, labels = torch.as_tensor(target["boxes"]), torch.as_tensor(target["labels"])
+    difficult = torch.as_tensor(target["difficult"]) if "difficult" in target else None
+    return make_target(boxes, labels, difficult, image_id=int(target.get("image_id", place)))
+
+
 def _moved(target: Target, device: torch.device) -> Target:
     return {
         key: value.to(device, non_blocking=True) if isinstance(value, Tensor) else value
