@@ -71,7 +71,7 @@ def evaluate(run: str) -> dict[str, Any]:
 
 
 def page(runs: dict[str, Any]) -> list[str]:
-    processor = next(iter(runs.values()))["environment"]["processor"]
+    processor = next(iter(runs.values()))["environment"]["processor"]["instruction_set"]
     moving = ", ".join(f"`{name}`" for name in MOVES_PIXELS)
     return [
         "# Segmentation on street photos",
@@ -82,7 +82,7 @@ def page(runs: dict[str, Any]) -> list[str]:
         f"as they are, also under {moving}, which move\n"
         f"pixels. In brackets 95 % intervals over blocks of {BLOCK} neighbouring frames, to first order; they do not\n"
         "contain the spread over seeds. Passes are forward-backward passes; `plain_double` has as many as `adasap`.\n"
-        f"Processor: {processor}.",
+        f"Processor: {processor}, float32.",
         str(_performance(runs)),
         "mIoU by kind of corruption (%):",
         str(_kinds(runs)),

@@ -38,6 +38,7 @@ def test_products_are_those_of_the_exact_hessian(keep_graphs: bool) -> None:
     assert torch.allclose(differences(probes[0]), exact @ probes[0], rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_blocks_are_those_of_the_exact_hessian() -> None:
     objective = small_objective()
     exact = exact_hessian(objective)

@@ -86,6 +86,7 @@ def test_the_library_and_the_run_agree(found: tuple[Path, dict[str, Any]]) -> No
     assert kept["n_step"]["low"] <= kept["n_step"]["mean"] <= kept["n_step"]["high"]
 
 
+@pytest.mark.slow
 def test_what_is_known_is_not_computed_again(found: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:
     path = tmp_path / "analysis.json"
     path.write_text(found[0].read_text())

@@ -84,6 +84,7 @@ def test_other_channels_are_corrupted_each_by_itself_or_refused(name: str, chann
         assert torch.equal(corrupted, corrupt(images[:, :1], name, 3).expand_as(images))
 
 
+@pytest.mark.slow
 def test_a_suite_of_five_channels_names_all_that_cannot_be_computed() -> None:
     images = InMemoryImages(torch.zeros(2, 5, 32, 32, dtype=torch.uint8), torch.tensor([0, 1]))
     with pytest.raises(DataError, match="snow, frost, brightness, jpeg_compression are defined for grey"):

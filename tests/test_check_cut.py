@@ -41,6 +41,7 @@ def test_cutting_a_torchvision_model_equals_masking_it(name: str, size: int, num
     assert proof.holds, str(proof)
 
 
+@pytest.mark.slow
 def test_cutting_a_densenet_equals_masking_it() -> None:
     """Twelve layers, of which every one reads all before it in its block."""
     model = torchvision.models.DenseNet(growth_rate=8, block_config=(2, 4, 4, 2), num_init_features=16)

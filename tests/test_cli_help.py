@@ -178,6 +178,7 @@ def test_other_channels_than_those_of_the_model_are_refused_before_a_file_is_kep
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_lists_are_given_with_commas_or_repeated() -> None:
     images = ("adasap:digits_net", "--data", "digits:", "--count", "20")
     lists = ("--corruptions", "fog,frost", "--corruptions", "snow", "--severities", "1, 3")
@@ -187,6 +188,7 @@ def test_lists_are_given_with_commas_or_repeated() -> None:
         call("evaluate", *images, "--severities", "12")
 
 
+@pytest.mark.slow
 def test_a_named_model_takes_options_in_every_verb(tmp_path: Path) -> None:
     named = ("adasap:digits_net", "--model-option", "widths=[2, 4, 8]")
     assert "30 channels; 1,428 parameters" in call("groups", *named)

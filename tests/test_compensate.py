@@ -163,6 +163,7 @@ class Block(nn.Module):
         return found
 
 
+@pytest.mark.slow
 def test_heads_and_the_hidden_layer_of_a_transformer() -> None:
     torch.manual_seed(3)
     net, batches = Block().double().eval(), images(9, 3)
@@ -301,6 +302,7 @@ def digits() -> nn.Module:
     return adasap.open_model(adasap.ModelSpec("adasap:digits_net", {"widths": [8, 16]}, (3, 16, 16))).eval()
 
 
+@pytest.mark.slow
 def test_prune_compensates_and_renews_norms() -> None:
     net, example = digits(), torch.zeros(1, 3, 16, 16)
     batches = [(torch.randn(16, 3, 16, 16, generator=torch.Generator().manual_seed(n)), None) for n in range(3)]

@@ -71,6 +71,7 @@ def test_a_zero_radius_is_plain_training_bit_for_bit(name: str) -> None:
     assert all(torch.equal(a, b) for a, b in zip(gradients(plain), gradients(other), strict=True))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["ssd_mobilenet_v1", *SLOW])
 def test_two_adaptive_steps_go_up_come_back_and_see_the_same_random_numbers(name: str) -> None:
     model = small_detector(name).train()

@@ -157,6 +157,7 @@ def test_a_suite_may_be_named_anything(tmp_path: Path) -> None:
 # Precision
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:bf16 is emulated")
 def test_stages_in_mixed_precision_are_close_and_recorded(short_recipe: TinyRecipe, tmp_path: Path) -> None:
     records: list[Record] = []
@@ -190,6 +191,7 @@ def test_the_precision_of_training_is_taken_where_that_is_asked(short_recipe: Ti
         compress(tree, None)
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_with_another_number_of_workers(short_recipe: TinyRecipe, tmp_path: Path, cells: Cells) -> None:
     cells.killed_after(3 * NUM_CELLS, lambda: compress(short_recipe(), tmp_path))
     workers = short_recipe(evaluation={"num_workers": 1})

@@ -328,6 +328,7 @@ def test_what_does_not_fit_is_said_before_work_starts(
 # Analyses
 
 
+@pytest.mark.slow
 def test_a_file_is_analysed_alike_from_python_and_by_the_command_line(model_file: Path, tmp_path: Path) -> None:
     settings = ("--images", "16", "--batch", "8", "--only", "loss,worst_case", "--set", "worst_case.steps=1")
     data = ("--data", "digits:", "--device", "cpu", "--out", str(tmp_path))
@@ -384,6 +385,7 @@ def test_a_model_that_no_run_knows_is_analysed_by_the_task_of_its_data(spec: Mod
     assert 0 < found.models["net"]["loss"]["loss"]["mean"] < 100
 
 
+@pytest.mark.slow
 def test_a_sweep_of_a_mapping_is_read_by_the_command_line(short: Tree, tmp_path: Path) -> None:
     (tmp_path / "tiny.yaml").write_text(dump_yaml(short))
     tree = {"name": "s", "recipe": "tiny.yaml", "seeds": 1, "runs": {"a": {}, "b": {"set": {"fine_tune.epochs": 0.5}}}}

@@ -44,6 +44,7 @@ def run(tree: Tree, folder: Path) -> FinishedRun:
     return run_recipe(parse_recipe(tree), folder, Console(quiet=True))
 
 
+@pytest.mark.slow
 def test_budget_is_met_by_the_model_that_comes_out(tiny_recipe: TinyRecipe) -> None:
     result = compress(tiny_recipe())
     example = torch.zeros(1, 3, 32, 32)
@@ -78,6 +79,7 @@ def test_steps_cost_two_passes_when_sharpness_aware_and_one_when_plain(tiny_reci
     assert gaps[16:] == [None] * 8
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("criterion", ["l2", "taylor"])
 def test_a_cut_that_leaves_a_layer_next_to_nothing_is_told_before_it_starts(
     tiny_recipe: TinyRecipe, criterion: str
