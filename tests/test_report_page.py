@@ -248,6 +248,7 @@ def test_the_files_lie_beside_the_page_and_inside_it(folder: Path) -> None:
     assert "gaussian noise, severity 3" in html
     metric = {"key": "accuracy", "label": "accuracy", "unit": "%", "higher_is_better": True}
     kept = json.loads((folder / "tiny" / "result.json").read_text())["task"]
+    assert "highest score" in kept["metric"].pop("meaning")
     assert kept == {"name": "classification", "metric": metric}
     own = (folder / "tiny" / "report.html").read_text()
     for part in ("output of the model", "Masked = cut", "adasap compress ", "data:image/png;base64,", "torch 2"):
