@@ -141,8 +141,9 @@ def prune_model(
     needs = _what_looks_at_images(criterion, compensate, renew_norms)
     if needs and data is None:
         raise ArgumentError(f"{' and '.join(needs)}: images are missing; give --data FOLDER, or KIND:PATH")
-    torch.manual_seed(seed)  # weights that no file fills
-    opened = open_any(model, size=size, mean=mean, std=std, trust_builder=trust_builder)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)  # weights that no file fills
+        opened = open_any(model, size=size, mean=mean, std=std, trust_builder=trust_builder)
     keys = budget_named(budget, opened.model)
     train, test, remarks = _sources(data, split, test_split, data_option, opened)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -150,7 +151,9 @@ def prune_model(
     if train is not None and needs:
         sample, used, said = _sample(train, images, seed, opened, task)
         batches, loss = prepared_batches(sample, batch, used, device), used.loss
-        looked = f"{', '.join(needs)}: {len(sample):,} images of {train.where}, split {train.split or 'train'}"
+        looked = (
+            f"{', '.join(needs)}: {len(sample):,} images of {train.where}, split {train.own_split('train') or 'train'}"
+        )
         remarks = [*remarks, *said, looked]
     pruned = prune(
         opened.model.to(device),
