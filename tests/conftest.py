@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import os
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -9,10 +11,40 @@ from typing import Any
 
 import pytest
 
+from crashes import Memory, Slim, place, stacks_go_to
+
 SHARED = Path(__file__).parents[2] / "shared" / "data"
 
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+
+
+IS_WORKER = "PYTEST_XDIST_WORKER" in os.environ
+MEMORY = None if IS_WORKER else Memory()
+SLIM = Slim()
+
+
+@pytest.hookimpl(trylast=True)  # pytest's own look-out for signals writes to where nobody reads
+def pytest_configure() -> None:
+    """Garbage is looked for less often: with torch and its like there are millions of objects that never become any."""
+    gc.set_threshold(50_000, 20, 20)
+    if IS_WORKER:
+        stacks_go_to(place(os.environ["PYTEST_XDIST_WORKER"], os.environ["PYTEST_XDIST_TESTRUNUID"]))
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_runtest_teardown() -> None:
+    """Three processes share the machine's memory."""
+    SLIM()
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_handlecrashitem(crashitem: str, report: Any) -> None:
+    """The cause of a worker's death stands in the report of its test."""
+    worker = report.node.gateway.id
+    stacks = place(worker, report.node.workerinput["testrunuid"])
+    found = stacks.read_text() if stacks.is_file() else ""
+    report.longrepr = f"{report.longrepr}\n{found or 'no signal was caught: it was ended from outside'}\n{MEMORY}"
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -59,15 +91,23 @@ def registered_for_a_test(monkeypatch: pytest.MonkeyPatch) -> None:
     from adasap.criteria import CRITERIA
     from adasap.data import SOURCES
     from adasap.evaluation import SUITES
-    from adasap.export import TARGETS
-    from adasap.pruning import COST_MODELS, PRUNING_SCHEDULES
+    from adasap.export import RUNTIMES, TARGETS
+    from adasap.pruning import COST_MODELS, PREPARATIONS, PRUNING_SCHEDULES, SELECTIONS
+    from adasap.sharpness.phase import VARIANTS
     from adasap.tasks import TASKS
     from adasap.training import LEARNING_RATES
 
-    some: tuple[Any, ...] = (CORRUPTIONS, CRITERIA, INSTRUMENTS, TARGETS, TASKS, SOURCES, SUITES)
-    for registry in (*some, COST_MODELS, PRUNING_SCHEDULES, LEARNING_RATES):
+    some: tuple[Any, ...] = (CORRUPTIONS, CRITERIA, INSTRUMENTS, RUNTIMES, TARGETS, TASKS, SOURCES, SUITES)
+    pruning = (COST_MODELS, PREPARATIONS, PRUNING_SCHEDULES, SELECTIONS)
+    for registry in (*some, *pruning, LEARNING_RATES, VARIANTS):
         assert list(registry)  # whatever is registered at the first look-up is there
         monkeypatch.setattr(registry, "_entries", dict(registry._entries))
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """The line that tells whether the machine is large enough."""
+    if MEMORY:
+        terminalreporter.write_line(f"memory: {MEMORY}")
 
 
 Tree = dict[str, Any]

@@ -15,8 +15,10 @@ from torch import Tensor, nn
 import adasap
 from adasap.experiments.compress import open_data, open_task
 from adasap.experiments.recipe import parse_recipe
+from adasap.pruning import BudgetOptions, PruningOptions
 from adasap.report.records import PruneRecord, StepRecord
 from adasap.training import Compression, CompressionRun, ignore, learning_rate_factor
+from parallel_nets import no_norms
 
 Batch = tuple[Tensor, Tensor]
 
@@ -63,6 +65,16 @@ class LibraryRun:
         state = model.state_dict()
         assert {n: t.shape for n, t in state.items()} == {n: t.shape for n, t in self.weights.items()}
         torch.testing.assert_close(state, self.weights, rtol=tolerance, atol=tolerance)
+
+
+def without_norms(library: LibraryRun) -> LibraryRun:
+    """Six steps of a network without batch statistics, in which parts of a batch count as the batch."""
+    pruning = PruningOptions(
+        epochs=2, criterion="taylor", events=2, every=1, budget=BudgetOptions(macs=0.5), recalibration_batches=0
+    )
+    warm_up = dataclasses.replace(library.config.warm_up, epochs=2.0)
+    config = dataclasses.replace(library.config, pruning=pruning, warm_up=warm_up)
+    return dataclasses.replace(library, dense=no_norms(), config=config, batches=library.batches[:6])
 
 
 RATE, DECAY = 0.02, 5e-4

@@ -162,6 +162,7 @@ def test_training_batches_of_five_channels_are_cropped_and_flipped_alike() -> No
         TrainingStream(images, photometric, batch_size=4, seed=0).batch(0)
 
 
+@pytest.mark.slow
 def test_a_recipe_of_one_channel_brings_every_set_to_it(tmp_path: Path) -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (8, 16, 16), dtype=np.uint8)
     np.savez(tmp_path / "g.npz", images=pixels, labels=np.arange(8) % 2)

@@ -246,8 +246,8 @@ def test_pretrained_networks_reach_their_published_accuracy(
     shared_data: Path, tmp_path: Path, depth: int, percent: float, limit: int | None
 ) -> None:
     strips = [np.asarray(Image.open(file)) for file in sorted((shared_data / "cifar10").glob("test_*.webp"))]
-    images, labels = np.concatenate(strips).reshape(-1, 32, 32, 3), np.load(shared_data / "cifar10" / "labels.npz")
-    np.savez(tmp_path / "test.npz", images=images, labels=labels["test"])
+    with np.load(shared_data / "cifar10" / "labels.npz") as labels:
+        np.savez(tmp_path / "test.npz", images=np.concatenate(strips).reshape(-1, 32, 32, 3), labels=labels["test"])
     weights, out = shared_data / "weights" / f"resnet{depth}_cifar10.safetensors", tmp_path / "numbers"
     data = ["--data", f"npz:{tmp_path / 'test.npz'}", "--out", str(out)]
     sample = [] if limit is None else ["--limit", str(limit)]

@@ -409,6 +409,7 @@ def test_a_folder_of_before_goes_on_with_the_default_alone() -> None:
         require_same_run(({}, {"identity": before}), other, None)
 
 
+@pytest.mark.slow
 def test_a_run_compensates_at_every_event_and_tells_how_far_layers_are_off(
     tiny_recipe: Callable[..., dict[str, Any]],
 ) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -11,8 +12,8 @@ from typing import Any
 import pytest
 import yaml
 
-from adasap.errors import RecipeError
-from adasap.experiments.recipe import Recipe, dump_recipe, parse_recipe, read_recipe, recipe_tree, set_key
+from adasap.errors import AdasapWarning, RecipeError
+from adasap.experiments.recipe import Recipe, dump_recipe, overridden, parse_recipe, read_recipe, recipe_tree, set_key
 from adasap.io import parse_yaml
 
 Tree = dict[str, Any]
@@ -253,3 +254,20 @@ def test_overrides_that_are_no_values_are_refused(tiny_recipe: TinyRecipe, tmp_p
     path.write_text(yaml.safe_dump(tiny_recipe()))
     with pytest.raises(RecipeError, match=r"20 deep|not valid YAML"):
         read_recipe(path, [change])
+
+
+def test_setting_part_of_a_section_says_what_no_longer_stands() -> None:
+    """`pruning: {epochs: 2}` drops the budget of the recipe; `pruning.epochs` does not."""
+    recipe = {
+        "pruning": {"epochs": 1, "budget": {"macs": 0.5}},
+        "warm_up": {"sharpness": {"kind": "adaptive", "rho_max": 1.0}},
+    }
+    words = r"`pruning.budget` of it no longer stand; name a key such as `pruning.epochs`"
+    with pytest.warns(AdasapWarning, match=words):
+        assert overridden(recipe, {"pruning": {"epochs": 2}})["pruning"] == {"epochs": 2}
+    with warnings.catch_warnings(action="error"):
+        changed = overridden(
+            recipe, {"pruning.epochs": 2, "warm_up.sharpness": {"kind": "plain"}, "pruning.budget": {"parameters": 0.4}}
+        )
+        overridden(recipe, {"warm_up": {"epochs": 2, "sharpness": {"kind": "plain"}}})
+    assert changed["pruning"] == {"epochs": 2, "budget": {"parameters": 0.4}}

@@ -14,6 +14,9 @@ from adasap.experiments.demo import compression_recipes
 from adasap.experiments.demo_data import DEMOS
 from adasap.experiments.known_names import DemoTask
 from adasap.experiments.recipe import parse_recipe
+from adasap.experiments.sweep import expand, read_sweep
+
+ROOT = Path(__file__).resolve().parents[1]
 
 
 @pytest.mark.parametrize("task", ["classification", "detection"])
@@ -32,6 +35,21 @@ def test_the_runs_differ_in_sharpness_and_in_epochs_only(task: DemoTask) -> None
     steps = ("warm_up", "pruning", "fine_tune")
     assert [getattr(plain, step).epochs for step in steps] == [getattr(adasap, step).epochs for step in steps]
     assert [getattr(double, step).epochs for step in steps] == [2 * getattr(plain, step).epochs for step in steps]
+
+
+def test_the_sweep_of_ten_seeds_is_of_the_demos_runs() -> None:
+    """`recipes/sweeps/digits_demo.yaml`, whose results the documents state."""
+    demo, path = DEMOS["classification"], ROOT / "recipes" / "sweeps" / "digits_demo.yaml"
+    cells = {cell.run: cell.recipe for cell in expand(read_sweep(path), path.parent) if cell.seed == 200}
+    runs = {"adasap": "adasap", "plain": "plain", "plain_double": "plain-twice-the-epochs"}
+    trees = compression_recipes(demo, "dense.safetensors", 200)
+    for run, recipe in [(run, parse_recipe(trees[name])) for run, name in runs.items()]:
+        for part in ("warm_up", "pruning", "fine_tune"):
+            assert getattr(cells[run], part) == getattr(recipe, part), (run, part)
+        assert replace(cells[run].training, keep_stages=True) == recipe.training
+        assert cells[run].data.suites == recipe.data.suites
+        assert cells[run].model.builder == recipe.model.builder
+    assert cells["dense"].fine_tune.epochs == demo.dense_epochs
 
 
 @pytest.mark.slow

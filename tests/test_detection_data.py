@@ -187,6 +187,7 @@ def _same(a: list[DetectionBatch], b: list[DetectionBatch]) -> bool:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("augmentation", [DetectionAugmentation(), EVERYTHING])
 def test_a_resumed_stream_goes_on_bit_for_bit(augmentation: DetectionAugmentation) -> None:
     data = read_shapes("train", slice(10))

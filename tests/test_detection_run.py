@@ -67,9 +67,15 @@ def compress(tree: Tree, folder: Path | None = None, observe: Callable[[Record],
 
 
 @pytest.mark.slow
-def test_three_steps_meet_the_budget() -> None:
+def test_three_steps_meet_the_budget_and_a_resumed_run_ends_in_the_same_numbers(tmp_path: Path) -> None:
     records: list[Record] = []
-    result = compress(tiny(), observe=records.append)
+
+    def observe(record: Record) -> None:
+        records.append(record)
+        if isinstance(record, PruneRecord) and record.event == 2:  # the checkpoint is that of the first event
+            shutil.copytree(tmp_path / "whole", tmp_path / "killed")
+
+    result = compress(tiny(), tmp_path / "whole", observe)
     steps = [record for record in records if isinstance(record, StepRecord)]
     cuts = [record for record in records if isinstance(record, PruneRecord)]
     assert [step.passes for step in steps] == [2] * 4
@@ -77,18 +83,9 @@ def test_three_steps_meet_the_budget() -> None:
     assert cuts[-1].cost <= cuts[-1].cost_limit
     assert all(cut.mask_error < 1e-3 for cut in cuts)
     assert set(result.stages["fine-tuned"]) == {"clean", "corrupted"}
-
-
-@pytest.mark.slow
-def test_a_resumed_run_ends_in_the_same_numbers(tmp_path: Path) -> None:
-    def snapshot(record: Record) -> None:
-        if isinstance(record, PruneRecord) and record.event == 2:  # the checkpoint is that of the first event
-            shutil.copytree(tmp_path / "whole", tmp_path / "killed")
-
-    records: list[Record] = []
-    whole = compress(tiny(), tmp_path / "whole", snapshot).model.state_dict()
-    resumed = compress(tiny(), tmp_path / "killed", records.append).model.state_dict()
-    assert min(record.step for record in records if isinstance(record, StepRecord)) > 1
+    later: list[Record] = []
+    whole, resumed = result.model.state_dict(), compress(tiny(), tmp_path / "killed", later.append).model.state_dict()
+    assert min(record.step for record in later if isinstance(record, StepRecord)) > 1
     assert all(torch.equal(whole[name], resumed[name]) for name in whole)
 
 

@@ -18,7 +18,7 @@ from test_readme import ROOT, blocks
 
 PAGES = (
     *("index", "groups", "radii", "extras", "extending", "evaluation", "detectors", "detection-data", "segmentation"),
-    *("analysis", "command-line", "compensation", "faq", "hub"),
+    *("analysis", "command-line", "compensation", "depth", "faq", "hub", "int8", "exported-files"),
 )
 
 
@@ -48,7 +48,7 @@ def test_the_code_of_a_page_runs(name: str, tmp_path: Path, monkeypatch: pytest.
 
 def test_every_page_of_the_guide_with_code_is_run() -> None:
     """`migration`, `lightning` and others have tests of their own; `architecture` shows signatures."""
-    elsewhere = {"migration", "robustness", "criteria", "architecture", "lightning", "transformers"}
+    elsewhere = {"migration", "robustness", "criteria", "architecture", "lightning", "transformers"} | {"ultralytics"}
     with_code = {path.stem for path in (ROOT / "docs").rglob("*.md") if blocks(path)}
     assert with_code - elsewhere == set(PAGES)
 

@@ -6,7 +6,6 @@ import json
 import os
 import random
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -27,6 +26,7 @@ from adasap.evaluation import Cell, EvaluationFolder, ImageSuite, SuiteSource, e
 from adasap.experiments.name_suites import SuiteOptions
 from adasap.models import ModelSpec, open_model
 from adasap.tasks.classification.task import ClassificationTask
+from ranks import run_ranks
 from suite_trees import ReadsColour, arrays, corruption_folders, tree_of
 
 CPU = torch.device("cpu")
@@ -208,7 +208,7 @@ def test_limit_samples_and_says_so(tmp_path: Path) -> None:
 def test_suites_of_the_command_line_say_what_they_want(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"--suite imagenet-a wants class folders named by wnid; give --data or"):
         call("adasap:digits_net", "--suite", "imagenet-a")
-    with pytest.raises(DataError, match="write KIND:PATH with one of the kinds"):
+    with pytest.raises(DataError, match=r"is laid out like no data set that is known: .*; wanted train/ and val/"):
         call("adasap:digits_net", "--suite", "corrupted", "--data", str(tmp_path))
     with pytest.raises(DataError, match="--suite clean is given twice"):
         call("adasap:digits_net", "--suite", "clean", "--suite", "clean", "--data", "digits:")
@@ -299,19 +299,22 @@ def test_an_evaluation_killed_at_any_moment_goes_on_to_the_same_numbers(argument
 def test_two_processes_make_the_numbers_of_one(arguments: list[str], tmp_path: Path) -> None:
     arguments += ["--suite", "corrupted", "--corruptions", "gaussian_noise"]
     alone(arguments, tmp_path / "one")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = int(probe.getsockname()[1])
-    torchrun = ["-m", "torch.distributed.run", "--nproc-per-node=2", f"--master-port={port}", "-m", "adasap"]
-    done = subprocess.run(
-        [sys.executable, *torchrun, *arguments, "--out", str(tmp_path / "two")],
-        env=environment(),
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    assert done.stdout.count("mean of clean") == 1  # the first process alone prints
+    printed = run_ranks("-m", "adasap", *arguments, "--out", tmp_path / "two", environment={"CUDA_VISIBLE_DEVICES": ""})
+    assert printed.count("mean of clean") == 1  # the first process alone prints
     assert result_of(tmp_path / "two") == result_of(tmp_path / "one")
+
+
+def test_a_folder_is_data_by_its_layout(tmp_path: Path) -> None:
+    """As for `init` and `prune`; what is not there is named, with what can be given."""
+    (tmp_path / "val" / "cat").mkdir(parents=True)
+    assert SuiteOptions(split="val").data_source(str(tmp_path)) == DataSource("folder", str(tmp_path), split="val")
+    (tmp_path / "test.npz").write_bytes(b"")
+    assert SuiteOptions().data_source(str(tmp_path / "test.npz")).kind == "npz"
+    words = (
+        r"'photoz' is no data set: give a folder or file that is there, or write KIND:PATH with one of the kinds npz"
+    )
+    with pytest.raises(DataError, match=words):
+        SuiteOptions().data_source("photoz")
 
 
 def test_a_data_set_named_by_kind_and_path_serves_a_suite_of_that_kind(tmp_path: Path) -> None:

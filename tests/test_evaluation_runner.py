@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -41,7 +38,7 @@ from adasap.tasks.segmentation.models.unet import unet
 from adasap.tasks.segmentation.task import SegmentationTask
 from adasap.training import CompressionRun, Record, StageRecord
 from detector_nets import small_detector
-from test_training_parallel import free_port
+from ranks import run_ranks
 
 Tree = dict[str, Any]
 TinyRecipe = Callable[..., Tree]
@@ -123,6 +120,7 @@ def test_a_killed_stage_goes_on_from_the_cells_that_are_there(
     assert [r.stage for r in records if isinstance(r, StageRecord)] == list(whole)[2:]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("seed", "training"), [(1, {}), (0, {"evaluation": {"batch_size": 7}})])
 def test_cells_of_other_weights_or_options_are_never_read(
     seed: int, training: Tree, short_recipe: TinyRecipe, tmp_path: Path, cells: Cells
@@ -132,6 +130,7 @@ def test_cells_of_other_weights_or_options_are_never_read(
     assert len(list((tmp_path / "stage-cells").rglob("*.safetensors"))) == 1
 
 
+@pytest.mark.slow
 def test_an_altered_cell_of_a_stage_is_refused(short_recipe: TinyRecipe, tmp_path: Path, cells: Cells) -> None:
     cells.killed_after(3, lambda: compress(short_recipe(), tmp_path))
     path = tmp_path / "stage-cells" / "cells" / "clean" / "clean.safetensors"
@@ -178,6 +177,7 @@ def test_stages_in_mixed_precision_are_close_and_recorded(short_recipe: TinyReci
         compress(short_recipe(), tmp_path)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:bf16 is emulated")
 def test_the_precision_of_training_is_taken_where_that_is_asked(short_recipe: TinyRecipe) -> None:
     for asked, runtime, found in (("training", "bf16", "bf16"), ("float32", "bf16", "float32")):
@@ -198,6 +198,7 @@ def test_a_run_goes_on_with_another_number_of_workers(short_recipe: TinyRecipe, 
     cells.killed_after(0, lambda: compress(workers, tmp_path))
 
 
+@pytest.mark.slow
 def test_a_detector_and_a_segmenter_are_scored_in_mixed_precision() -> None:
     source = DataSource("shapes", count=6)
     boxes = open_detection_suite("clean", SuiteSource("clean", source))
@@ -277,11 +278,7 @@ def test_two_ranks_share_the_cells_of_a_stage_and_have_the_scores_of_one(
         tree = short_recipe(evaluation=evaluation, runtime={"device": "cpu"})
         (folder / "recipe.yaml").write_text(json.dumps(tree))
         (folder / "worker.py").write_text(WORKER)
-        torchrun = ["-m", "torch.distributed.run", f"--nproc-per-node={ranks}", f"--master-port={free_port()}"]
-        command = [sys.executable, *(torchrun if ranks > 1 else []), str(folder / "worker.py"), str(folder)]
-        environment = os.environ | {"OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
-        done = subprocess.run(command, env=environment, capture_output=True, text=True)
-        assert done.returncode == 0, done.stderr[-3000:]
+        run_ranks(folder / "worker.py", folder, ranks=ranks)
         found[ranks] = [json.loads((folder / f"{rank}.json").read_text()) for rank in range(ranks)]
         assert not (folder / "run" / "stage-cells").exists()
     (alone,), (first, second) = found[1], found[2]

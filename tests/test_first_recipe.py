@@ -18,6 +18,8 @@ from adasap.errors import DataError, ModelError, RecipeError
 from adasap.experiments.find_data import kind_at
 from adasap.experiments.first_recipe import init_recipe
 from adasap.models.preparation import preparation_of
+from adasap.profiling import read_latency_table
+from adasap.profiling.table import latency_cost
 from detection_trees import write_coco
 from segmentation_trees import ramp, write_mask
 
@@ -74,6 +76,7 @@ def test_photos_and_a_fine_tuned_file_with_another_head(photos: Path) -> None:
         init_recipe("adasap:digits_net", "photos")
 
 
+@pytest.mark.slow
 def test_own_model_and_a_folder_without_a_split(photos: Path) -> None:
     whole = shutil.move("photos/train", "whole")
     found = init_recipe("./mymodel.py:build", str(whole), budget="size_mb=0.001")
@@ -122,6 +125,21 @@ def test_boxes_of_roboflow_and_masks(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert (boxed.model.options["num_classes"], boxed.model.input_size) == (3, (3, 64, 64))
     masked = init_recipe("adasap:unet", "seg", model_options=("width=4", "depth=2"), out="b.yaml").recipe
     assert (masked.task.kind, masked.data.train.kind, masked.model.input_size) == ("segmentation", "masks", (3, 64, 64))
+
+
+@pytest.mark.slow
+def test_a_budget_of_latency_is_timed_beside_the_recipe(photos: Path) -> None:
+    words = ["init", "mymodel.py:build", "photos", "--budget", "latency=0.5"]
+    result = CliRunner().invoke(app, words)
+    assert result.exit_code == 0, (result.output, result.exception)
+    recipe = adasap.read_recipe(Path("recipe.yaml"))
+    assert (recipe.pruning.budget.latency, recipe.pruning.budget.latency_table) == (0.5, "recipe_latency.json")
+    table = read_latency_table(Path("recipe_latency.json"))
+    assert len(table.points) == 4  # convolution, its ReLU, pooling, linear
+    assert table.settings["pixels"] == recipe.model.input_size[-1]
+    model, image = adasap.open_model(recipe.model, trust_builder=True), torch.zeros(1, *recipe.model.input_size)
+    cost = latency_cost(model, adasap.trace_groups(model, image), image, table="recipe_latency.json")
+    assert cost.dense > 0  # nothing is missing; whether half of it can go is the machine's word
 
 
 def test_what_cannot_work_is_said(photos: Path) -> None:

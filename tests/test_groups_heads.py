@@ -19,7 +19,10 @@ from torchvision.models.swin_transformer import (
 from adasap.export import load, save
 from adasap.groups import check_cut, cut_, fingerprint, prunable, trace_groups
 from adasap.groups.heads import CutMultiheadAttention, fit_heads_
+from adasap.groups.heads_cait import CutClassAttn, CutTalkingHeadAttn
 from adasap.groups.heads_swin import CutShiftedWindowAttention, CutShiftedWindowAttentionV2
+from adasap.groups.operators import TensorRef, parts
+from adasap.groups.operators.operator import OPERATORS
 from adasap.models import ModelSpec
 from adasap.pruning import MACs, PruningPlan, apply_plan_
 from groups_nets import by_name, places, random_kept
@@ -154,18 +157,6 @@ def test_a_head_whose_weights_are_returned_is_frozen() -> None:
     assert "mixes the channels" in by_name(trace_groups(net, IMAGES))["mix"].frozen[0]
 
 
-def test_attention_to_other_tokens_with_one_weight_for_all_is_frozen_by_name() -> None:
-    class Crossed(Encoder):
-        def forward(self, x: Tensor) -> Tensor:
-            x = self.patch(x).flatten(2).transpose(1, 2)
-            return self.head(self.mix(x, x[:, :7], x[:, :7])[0].mean(1))
-
-    net = Crossed()
-    net.layer = nn.Identity()
-    groups = trace_groups(net, IMAGES)
-    assert "aten.linear.default in mix has a weight that is computed in forward" in by_name(groups)["mix"].frozen
-
-
 @pytest.mark.parametrize("need", [{"need_weights": False}, {}, {"average_attn_weights": False}])
 @pytest.mark.parametrize(
     "masks",
@@ -219,6 +210,20 @@ def test_a_causal_hint_without_a_mask_is_refused() -> None:
         layer(*[torch.zeros(2, 1, 8)] * 3, is_causal=True)
 
 
+def test_the_stand_ins_for_cait_compute_what_the_originals_do() -> None:
+    from timm.models.cait import ClassAttn, TalkingHeadAttn
+
+    torch.manual_seed(0)
+    tokens = torch.randn(2, 5, 12)
+    for original, stand_in in ((ClassAttn, CutClassAttn), (TalkingHeadAttn, CutTalkingHeadAttn)):
+        module = original(12, num_heads=3, qkv_bias=True)
+        expected = module(tokens)
+        module.__class__ = stand_in
+        module.count_heads_()
+        assert module.num_heads == 3
+        torch.testing.assert_close(module(tokens), expected)
+
+
 @pytest.mark.parametrize("size", [(8, 8), (9, 6), (4, 12), (3, 3)])
 @pytest.mark.parametrize("shift", [[0, 0], [2, 2], [2, 0]])
 @pytest.mark.parametrize(
@@ -248,3 +253,50 @@ def test_a_whole_module_and_a_subclass_stay_what_they_are() -> None:
     fit_heads_(nn.ModuleList([whole, own]))
     assert type(whole) is nn.MultiheadAttention
     assert type(own) is Own
+
+
+class Streams(nn.Module):
+    """Queries of one stream look at another, whose keys and values may differ; one weight has the rows of all three."""
+
+    def __init__(self, *, apart: bool) -> None:
+        super().__init__()
+        self.apart = apart
+        self.patch, self.table = nn.Conv2d(3, 16, 8, 8), nn.Parameter(torch.randn(5, 12))
+        self.query, self.mix = nn.Linear(12, 16), nn.MultiheadAttention(16, 4, batch_first=True)
+        self.head = nn.Linear(16, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.patch(x).flatten(2).transpose(1, 2)
+        y = self.query(self.table).expand(len(x), -1, -1)
+        return self.head((y + self.mix(y, x, x * 2 if self.apart else x, need_weights=False)[0]).mean(1))
+
+
+@pytest.mark.parametrize("apart", [False, True])
+def test_attention_between_two_streams_loses_heads_and_the_streams_lose_the_same_channels(apart: bool) -> None:
+    net = Streams(apart=apart)
+    groups = trace_groups(net, IMAGES)
+    assert {group.name: group.num_channels for group in prunable(groups)} == {"patch": 16, "table": 12, "mix": 4}
+    assert places(by_name(groups)["mix"], 1)["mix.in_proj_weight", 0] == [
+        *range(4, 8),
+        *range(20, 24),
+        *range(36, 40),
+    ]
+    roles = {slot.name: slot.role for slot in by_name(groups)["mix"].slots}
+    assert roles["mix.in_proj_bias"] == "shift"
+    kept = random_kept(groups)
+    proof = check_cut(net, groups, kept, IMAGES)
+    assert proof.holds, str(proof)
+    planned = MACs(net, groups, IMAGES).total({name: len(channels) for name, channels in kept.items()})
+    assert planned == MACs(net, cut_(net, groups, kept), IMAGES).dense
+
+
+def test_a_part_of_a_weight_in_another_parts_place_is_found_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    def wrong(call):
+        result = parts(call)
+        return result[:1] * len(result) if isinstance(result[0], TensorRef) else result
+
+    monkeypatch.setattr(OPERATORS.get("chunk"), "rule", wrong)
+    net = Streams(apart=True)
+    groups = trace_groups(net, IMAGES)
+    found = {group.name: group.num_channels for group in prunable(groups)}
+    assert found.get("mix") != 4 or not check_cut(net, groups, random_kept(groups), IMAGES).holds

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from adasap.errors import ArgumentError
+from adasap.errors import ArgumentError, TraceError
 from adasap.groups import check_cut, prunable, trace_groups, widths
 from adasap.groups.operators import (
     FREE,
@@ -93,6 +93,30 @@ def test_a_rule_lets_the_channels_of_a_custom_operator_go(square: tuple[str, Cal
     groups = trace_groups(model, INPUTS)
     assert widths(prunable(groups)) == {"first": 8, "last": 6}
     proof = check_cut(model, groups, {"first": torch.tensor([0, 3, 4])}, INPUTS)
+    assert proof.holds, str(proof)
+
+
+def test_an_operator_of_a_gpu_alone_is_proven_by_its_plain_version() -> None:
+    name = f"adasap_tests::gate{next(_numbers)}"
+
+    @torch.library.custom_op(name, mutates_args=(), device_types="cuda")
+    def gate(x: Tensor) -> Tensor:
+        raise AssertionError("there is no GPU here")
+
+    gate.register_fake(torch.empty_like)
+    gate.register_autograd(
+        lambda ctx, grad: 2 * ctx.saved_tensors[0] * grad,
+        setup_context=lambda ctx, inputs, output: ctx.save_for_backward(*inputs),
+    )
+    register_operator(name, elementwise)
+    model, kept = Net(lambda x: gate(x)), {"first": torch.tensor([0, 3, 4])}
+    groups = trace_groups(model, INPUTS)
+    assert widths(prunable(groups)) == {"first": 8, "last": 6}
+    with pytest.raises(TraceError, match=f"Could not run '{name}' with arguments from the 'CPU' backend"):
+        check_cut(model, groups, kept, INPUTS)
+    gate.register_kernel("cpu")(lambda x: x * x)
+    proof = check_cut(model, groups, kept, INPUTS)
+    OPERATORS._entries.pop(name)
     assert proof.holds, str(proof)
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import functools
+import gc
 from dataclasses import replace
 
 import pytest
@@ -13,10 +15,12 @@ from torch.nn import functional as F
 from adasap.errors import TraceError
 from adasap.groups import check_cut, cut_, fingerprint, prunable, trace_groups
 from adasap.groups.trial import Trial
+from adasap.groups.walk import Graphs, walk_model
 from adasap.models.cifar_resnet import CifarResNet, cifar_resnet20
 from groups_nets import CUTTABLE, IMAGES, Net, by_name, places, random_kept
 
 
+@pytest.mark.slow
 def test_tracing_leaves_the_model_and_the_random_state_alone() -> None:
     model = CifarResNet(2)
     model.layer2.eval()
@@ -24,8 +28,10 @@ def test_tracing_leaves_the_model_and_the_random_state_alone() -> None:
     objects = [id(tensor) for tensor in (*model.parameters(), *model.buffers())]
     flags = [module.training for module in model.modules()]
     attributes = [copy.copy(vars(module.shortcut)) for module in model.layer2]
-    random_state = torch.random.get_rng_state()
+    random_state, switches = torch.random.get_rng_state(), vars(torch.fx.config).copy()
     trace_groups(model, torch.zeros(1, 3, 32, 32))
+    assert gc.isenabled()
+    assert vars(torch.fx.config) == switches
     assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
     assert objects == [id(tensor) for tensor in (*model.parameters(), *model.buffers())]
     assert flags == [module.training for module in model.modules()]
@@ -204,13 +210,25 @@ class MakesItsOwn(Net):
         return x + torch.linspace(0, 1, x.shape[-1], device="cpu")
 
 
-@pytest.mark.parametrize(("net", "bare"), [(CUTTABLE["SplitByWidth"](), True), (MakesItsOwn(), False)])
-def test_trials_take_bare_tensors_unless_forward_makes_its_own(net: nn.Module, bare: bool) -> None:
+class AsksItsSize(Net):
+    """Checks a size that it computes as a tensor, as detectors with queries do, except while exported."""
+
+    def body(self, x: Tensor) -> Tensor:
+        rows = torch.ones(x.shape[-2], device=x.device)
+        if not torch.compiler.is_exporting() and int(rows.sum()) != x.shape[-2]:
+            raise ValueError("another height")
+        return x
+
+
+@pytest.mark.parametrize(
+    ("net", "kind"), [(CUTTABLE["SplitByWidth"](), "bare"), (MakesItsOwn(), "fake"), (AsksItsSize(), "real")]
+)
+def test_trials_take_tensors_without_numbers_unless_forward_asks_for_some(net: nn.Module, kind: str) -> None:
     groups = trace_groups(net, IMAGES)
     assert prunable(groups)
-    trial = Trial(net, groups, IMAGES)
-    assert trial.runs_bare is bare
+    trial = Trial(net, groups, IMAGES, walk_model(Graphs(net, IMAGES)))
     assert trial.misfit(list(trial.kept)) is None
+    assert trial.kind == kind
     trial.groups["stem"] = replace(trial.groups["stem"], slots=trial.groups["stem"].slots[:1])
     assert "does not fit a cut" in str(trial.misfit(["stem"]))
 
@@ -246,3 +264,35 @@ def test_what_is_written_into_a_view_counts_though_nothing_reads_the_view() -> N
             return y
 
     assert by_name(trace_groups(Written(), IMAGES))["stem"].frozen == ("aten.softmax.int in model mixes the channels",)
+
+
+@functools.cache
+def ramp(size: int, device: torch.device) -> Tensor:
+    return torch.linspace(0, 1, size, device=device)
+
+
+def test_what_the_models_code_remembers_has_numbers_afterwards() -> None:
+    class Remembers(Net):
+        def body(self, x: Tensor) -> Tensor:
+            return x + ramp(x.shape[-1], x.device)
+
+    net = Remembers().eval()
+    assert prunable(trace_groups(net, IMAGES))
+    assert type(net(IMAGES)) is Tensor  # no tensor of the export, which has no numbers
+
+
+@pytest.mark.parametrize(("net", "exports"), [(Net(), 1), (CUTTABLE["SplitByWidth"](), 2)])
+def test_a_cut_model_is_followed_anew_unless_its_calls_are_those_of_the_model(
+    net: nn.Module, exports: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[object] = []
+
+    class Counted(Graphs):
+        def __init__(self, *given: object, **more: object) -> None:
+            made.append(given)
+            super().__init__(*given, **more)  # type: ignore[arg-type]
+
+    for place in ("trace", "trial"):
+        monkeypatch.setattr(f"adasap.groups.{place}.Graphs", Counted)
+    assert prunable(trace_groups(net, IMAGES))
+    assert len(made) == exports

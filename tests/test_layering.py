@@ -17,6 +17,7 @@ ORDER = (
 CORE = ("groups", "criteria", "sharpness", "pruning")
 BESIDE_TORCH = {
     "groups/heads_swin.py": {"torchvision"},  # stands in for a class of torchvision, imported where a model has it
+    "groups/heads_cait.py": {"timm"},  # likewise
     "pruning/multiple_choice.py": {"numpy", "scipy"},  # the knapsack, inside its function
 }
 

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import dataclasses
-import os
-import subprocess
-import sys
+import copy
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +13,9 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from adasap.errors import ArgumentError, CheckpointError
-from adasap.pruning import BudgetOptions, PruningOptions
-from loop_library import Batch, LibraryRun
+from loop_library import Batch, LibraryRun, without_norms
 from parallel_nets import no_norms
 from test_readme import ROOT, blocks
-from test_training_parallel import free_port
 
 pytest.importorskip("lightning")
 
@@ -29,6 +25,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint, WeightAveraging
 from lightning.pytorch.plugins.precision import MixedPrecision
 
 from adasap.integrations.lightning import AdaSAP
+from ranks import run_ranks
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]  # Lightning's own, of its and torch's
 
@@ -112,7 +109,6 @@ def test_lightning_makes_the_numbers_of_the_library(library: LibraryRun, tmp_pat
     clean = sum(step.loss for step in library.steps[-2:]) / 2
     assert trainer.callback_metrics["loss_epoch"].item() == pytest.approx(clean, abs=1e-5)  # or loggers
     assert "optimizer_step" not in vars(trainer.strategy)
-    assert "on_save_checkpoint" not in vars(module)
     assert {n: p.shape for n, p in module.net.named_parameters()} == {
         n: library.weights[n].shape for n, _ in module.net.named_parameters()
     }
@@ -131,21 +127,62 @@ def test_micro_batches_share_one_perturbation_and_fp16_is_unscaled(library: Libr
     assert trainer.callbacks[0].compression.state.counters.step == len(plain.batches)
 
 
-def without_norms(library: LibraryRun) -> LibraryRun:
-    pruning = PruningOptions(
-        epochs=2, criterion="taylor", events=2, every=1, budget=BudgetOptions(macs=0.5), recalibration_batches=0
-    )
-    warm_up = dataclasses.replace(library.config.warm_up, epochs=2.0)
-    config = dataclasses.replace(library.config, pruning=pruning, warm_up=warm_up)
-    return dataclasses.replace(library, dense=no_norms(), config=config, batches=library.batches[:6])
+@pytest.mark.parametrize("overflowing", [1, 2])
+def test_an_overflow_from_a_pass_on_leaves_the_weights(library: LibraryRun, tmp_path: Path, overflowing: int) -> None:
+    """Then the scale is halved, and the next step is made."""
+    scaled = MixedPrecision("16-mixed", "cpu", torch.amp.GradScaler("cpu", init_scale=1024.0))
+    scaled.forward_context = torch.enable_grad
+    module, kept = Overflowing(plain := without_norms(library), overflowing), Weights()
+    _, trainer = fit(plain, tmp_path, module=module, plugins=[scaled], callbacks=[kept])
+    assert module.calls >= overflowing
+    moved = [not torch.equal(before, after) for before, after in pairwise(kept.seen)]
+    assert moved == [False, True]
+    assert kept.scales == [1024.0, 512.0, 512.0]
+    assert trainer.callbacks[0].compression.state.counters.skipped == 1
+    assert all(tensor.isfinite().all() for tensor in module.net.state_dict().values())
+    assert count(module.net) < count(plain.dense)
+
+
+class Overflowing(Module):
+    """Its loss is infinite in one pass of the first step."""
+
+    def __init__(self, library: LibraryRun, overflowing: int) -> None:
+        super().__init__(library)
+        self.overflowing, self.calls = overflowing, 0
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        loss = super().training_step(batch, batch_idx)
+        if self.trainer.global_step != 0:
+            return loss
+        self.calls += 1
+        return loss * float("inf") if self.calls >= self.overflowing else loss
+
+
+class Weights(pl.Callback):
+    """Of the first layer before the first three steps."""
+
+    def __init__(self) -> None:
+        self.seen: list[Tensor] = []
+        self.scales: list[float] = []
+
+    def on_train_batch_start(self, trainer: pl.Trainer, pl_module: Module, batch: Batch, batch_idx: int) -> None:
+        if len(self.seen) < 3:
+            self.seen.append(next(pl_module.net.parameters()).detach().clone())
+            self.scales.append(trainer.precision_plugin.scaler.get_scale())
 
 
 def test_a_fit_resumed_across_a_cut_ends_with_the_same_bits(library: LibraryRun, tmp_path: Path) -> None:
     assert library.events[1].step < 12 < library.events[2].step
     keeping = ModelCheckpoint(tmp_path, every_n_epochs=6, save_on_train_epoch_end=True, save_top_k=-1)
-    module, _ = fit(library, tmp_path, callbacks=[keeping], enable_checkpointing=True)
+    module, fitted = fit(library, tmp_path, callbacks=[keeping], enable_checkpointing=True)
     library.assert_same(module.net)
     (path,) = tmp_path.glob("*step=12.ckpt")
+    fitted.save_checkpoint(tmp_path / "weights.ckpt", weights_only=True)
+    alone = AdaSAP.load_from_checkpoint(Module, tmp_path / "weights.ckpt", library=library)
+    for name, tensor in module.net.state_dict().items():
+        assert torch.equal(tensor, alone.net.state_dict()[name]), name
+    copied = copy.deepcopy(module)
+    assert copied.on_save_checkpoint.args[0] is copied
     resumed, trainer = fit(library, tmp_path, ckpt=path)
     assert trainer.global_step == len(library.batches)
     for name, tensor in module.net.state_dict().items():
@@ -222,15 +259,11 @@ if rank == 0:
 """
 
 
+@pytest.mark.slow
 def test_two_processes_end_with_the_same_weights(library: LibraryRun, tmp_path: Path) -> None:
     """Each perturbs by its half of the batch; with one ascent point they make the numbers of a single process."""
     (tmp_path / "worker.py").write_text(WORKER)
-    ports = ["-m", "torch.distributed.run", "--nproc-per-node=2", f"--master-port={free_port()}"]
-    here = str(Path(__file__).parent)
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join([here, *filter(None, [os.environ.get("PYTHONPATH")])])}
-    command = [sys.executable, *ports, str(tmp_path / "worker.py"), str(tmp_path)]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr[-3000:]
+    run_ranks(tmp_path / "worker.py", tmp_path)
     whole = torch.load(tmp_path / "whole.pt")
     for sync in (False, True):
         first, second = (torch.load(tmp_path / f"{sync}.{rank}.pt") for rank in (0, 1))

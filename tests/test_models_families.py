@@ -14,6 +14,8 @@ from adasap.groups.check import MAX_RELATIVE_ERROR
 from adasap.models import ModelSpec, open_model
 from adasap.pruning import Budget, MACs, apply_plan_, select_channels
 
+BUILT_FOR_A_SIZE = ("timm:vit_tiny_patch16_224", "timm:levit_128s", "timm:mixer_s16_224")
+
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")  # of the builders and of torch.export
@@ -24,16 +26,18 @@ from adasap.pruning import Budget, MACs, apply_plan_, select_channels
         pytest.param("torchvision:shufflenet_v2_x1_0", 64, 21, id="shuffled"),
         pytest.param("timm:cspdarknet53", 64, 44, id="split"),
         pytest.param("timm:rexnet_100", 64, 46, id="sliced"),
-        pytest.param("timm:vit_tiny_patch16_224", 224, 24, id="attention"),
+        pytest.param("timm:vit_tiny_patch16_224", 64, 24, id="attention"),
         pytest.param("torchvision:swin_t", 64, 24, id="attention-in-windows"),
-        pytest.param("timm:levit_128s", 224, 27, id="attention-with-biases"),
-        pytest.param("timm:mixer_s16_224", 224, 16, id="token-mixing"),
+        pytest.param("timm:levit_128s", 64, 28, id="attention-with-biases"),
+        pytest.param("timm:efficientvit_b0", 64, 20, id="linear-attention-in-a-region"),
+        pytest.param("timm:mixer_s16_224", 64, 16, id="token-mixing"),
         pytest.param("timm:mobilenetv3_small_100", 64, 27, id="squeeze-excite"),
     ],
 )
 def test_half_of_a_model_goes_and_the_rest_works(builder: str, size: int, num_prunable: int) -> None:
     torch.manual_seed(0)
-    model, images = open_model(ModelSpec(builder)).eval(), torch.randn(2, 3, size, size)
+    options = {"img_size": size} if builder in BUILT_FOR_A_SIZE else {}
+    model, images = open_model(ModelSpec(builder, options)).eval(), torch.randn(2, 3, size, size)
     groups = trace_groups(model, images[:1])
     assert len(prunable(groups)) == num_prunable
     floors = {group.name: math.ceil(group.num_channels / 4) for group in prunable(groups)}

@@ -2,6 +2,7 @@
 
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -9,6 +10,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from adasap.errors import ModelError
+from adasap.experiments.name_models import open_any
 from adasap.models import ModelSpec, load_weights_, open_model
 
 BUILDERS = ["adasap:digits_net", "torchvision:mobilenet_v3_small", "timm:resnet10t"]
@@ -75,6 +77,27 @@ def test_options_that_fetch_or_are_no_data_are_refused(builder: str, options: di
 def test_options_that_switch_fetching_off_are_allowed(no_network: None) -> None:
     open_model(ModelSpec("torchvision:resnet18", {"weights": None, "num_classes": 2}))
     open_model(ModelSpec("timm:resnet10t", {"pretrained": False, "drop_path_rate": 0.1}))
+
+
+def test_images_of_a_timm_model_are_prepared_as_timm_says(no_network: None) -> None:
+    half = ((0.5,) * 3, (0.5,) * 3)
+
+    def of(model: Any, **options: Any) -> tuple[tuple[float, ...], tuple[float, ...]]:
+        spec = open_any(model, **options).spec
+        return spec.mean, spec.std
+
+    spec = ModelSpec("timm:mobilenetv1_100", {"num_classes": 2})
+    assert (spec.mean, spec.std) == (spec.of_size((3, 32, 32)).mean, spec.std) == half
+    assert of("timm:mobilenetv1_100") == half
+    module = open_model(spec)
+    assert of(module) == half
+    vars(module).pop("_adasap_past")  # as timm itself gives it
+    assert of(module) == half
+    assert of(module, mean=(0.1, 0.2, 0.3), std=(1.0, 1.0, 1.0)) == ((0.1, 0.2, 0.3), (1.0, 1.0, 1.0))
+    assert ModelSpec("timm:resnet10t").mean == ModelSpec("torchvision:resnet18").mean == (0.485, 0.456, 0.406)
+    assert ModelSpec("timm:mobilenetv1_100", mean=(0.1,) * 3).mean == (0.1,) * 3
+    assert ModelSpec("timm:mobilenetv1_100", {"in_chans": 1}).of_size((1, 28, 28)).mean == (0.5,)
+    assert ModelSpec("timm:no_such_model").mean == (0.485, 0.456, 0.406)
 
 
 def test_a_wrong_option_is_a_sentence() -> None:

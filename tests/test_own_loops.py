@@ -13,7 +13,7 @@ from torch.optim.swa_utils import AveragedModel
 from adasap.errors import AdasapWarning, CheckpointError, RecipeError
 from adasap.integrations import LoopCompression
 from adasap.training import Compression, PhaseOptions, TrainingOptions
-from loop_library import Batch, LibraryRun
+from loop_library import Batch, LibraryRun, without_norms
 
 pytestmark = pytest.mark.slow
 
@@ -21,8 +21,15 @@ pytestmark = pytest.mark.slow
 class Loop:
     """A plain loop, as a user would write it."""
 
-    def __init__(self, library: LibraryRun, *, accumulated: int = 1, averaged: bool = False) -> None:
-        self.library, self.accumulated = library, accumulated
+    def __init__(
+        self,
+        library: LibraryRun,
+        *,
+        accumulated: int = 1,
+        averaged: bool = False,
+        scaler: torch.amp.GradScaler | None = None,
+    ) -> None:
+        self.library, self.accumulated, self.scaler = library, accumulated, scaler
         self.model = library.model()
         self.average = AveragedModel(self.model) if averaged else None
         self.optimizer = library.optimizer(self.model)
@@ -41,8 +48,12 @@ class Loop:
     def train(self, start: int, stop: int) -> None:
         for batch in self.library.batches[start:stop]:
             self.model.train()
-            result = self.compression.gradients(lambda batch=batch: self.backward(batch))
-            if result.finite:
+            scale = 1.0 if self.scaler is None else self.scaler.get_scale()
+            result = self.compression.gradients(lambda batch=batch: self.backward(batch), loss_scale=scale)
+            if self.scaler is not None:
+                self.scaler.step(self.optimizer)
+                self.scaler.update()
+            elif result.finite:
                 self.optimizer.step()
             self.scheduler.step()
             self.optimizer.zero_grad()
@@ -54,7 +65,7 @@ class Loop:
         losses = []
         for images, labels in zip(*(part.chunk(self.accumulated) for part in batch), strict=True):
             loss = nn.functional.cross_entropy(self.model(images), labels) / self.accumulated
-            loss.backward()
+            (loss if self.scaler is None else self.scaler.scale(loss)).backward()
             losses.append(loss.detach())
         return torch.stack(losses).sum()
 
@@ -84,6 +95,45 @@ def test_a_plain_loop_makes_the_numbers_of_the_library(library: LibraryRun) -> N
     assert [(e.step, e.cost, e.removed) for e in events] == [(e.step, e.cost, e.removed) for e in library.events]
     assert loop.average is not None
     assert loop.average.module(library.batches[0][0]).isfinite().all()  # it was cut, too
+
+
+def test_micro_batches_and_a_loss_scale_change_rounding_alone(library: LibraryRun) -> None:
+    plain, scaler = without_norms(library), torch.amp.GradScaler("cpu", init_scale=1024.0)
+    whole, divided = Loop(plain), Loop(plain, accumulated=4, scaler=scaler)
+    for loop in (whole, divided):
+        loop.train(0, 6)
+    assert divided.compression.kept_fraction <= 0.5
+    torch.testing.assert_close(divided.model.state_dict(), whole.model.state_dict(), rtol=1e-3, atol=1e-4)
+    for ours, theirs in zip(divided.records, whole.records, strict=True):
+        assert ours.kind == theirs.kind
+        if ours.kind == "step":
+            assert (ours.loss, ours.gap) == pytest.approx((theirs.loss, theirs.gap), abs=1e-4)
+            assert ours.gradient_norm == pytest.approx(theirs.gradient_norm, rel=1e-3)
+
+
+@pytest.mark.filterwarnings("ignore:Detected call of `lr_scheduler.step")  # the optimizer made no step, as it should
+@pytest.mark.parametrize("overflowing", [1, 2])
+def test_an_overflow_from_either_pass_on_leaves_the_weights_of_a_loop(library: LibraryRun, overflowing: int) -> None:
+    """Then the scale is halved, and the next step is made."""
+    loop = Loop(without_norms(library), scaler=torch.amp.GradScaler("cpu", init_scale=1024.0))
+    before, calls = {name: tensor.clone() for name, tensor in loop.model.state_dict().items()}, 0
+
+    def overflow(module: nn.Module, inputs: Any, output: torch.Tensor) -> torch.Tensor:
+        nonlocal calls
+        calls += 1
+        return output * float("inf") if calls >= overflowing else output
+
+    hook = loop.model.register_forward_hook(overflow)
+    loop.train(0, 1)
+    hook.remove()
+    assert calls >= overflowing
+    assert all(torch.equal(tensor, before[name]) for name, tensor in loop.model.state_dict().items())
+    assert (loop.scaler.get_scale(), loop.compression.state.counters.skipped) == (512.0, 1)
+    loop.train(1, 2)
+    assert not torch.equal(next(loop.model.parameters()), next(iter(before.values())))
+    loop.train(2, 6)
+    assert loop.compression.kept_fraction <= 0.5
+    assert all(tensor.isfinite().all() for tensor in loop.model.state_dict().values())
 
 
 def test_a_loop_resumed_across_cuts_ends_with_the_same_bits(library: LibraryRun) -> None:

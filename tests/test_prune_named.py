@@ -30,6 +30,7 @@ def written(folder: Path, **splits: np.ndarray) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_the_file_is_the_cut_model_with_its_classes_and_scores(tmp_path: Path) -> None:
     data = written(tmp_path, train=np.arange(40) % 10, valid=np.arange(9, 39) % 10)
     found = prune_model(NET, tmp_path / "small.safetensors", "macs=0.5", data=str(data), criterion="taylor", images=20)
@@ -41,6 +42,7 @@ def test_the_file_is_the_cut_model_with_its_classes_and_scores(tmp_path: Path) -
     assert found.scores == {"dense": found.scores["dense"], "pruned": again["clean"].mean}
 
 
+@pytest.mark.slow
 def test_labels_are_numbered_by_the_training_images(tmp_path: Path) -> None:
     """The validation images lack the first class; numbered by themselves every label would be one too low."""
     labels = np.arange(60) % 10
@@ -68,11 +70,13 @@ def test_what_is_missing_is_said_before_any_work(tmp_path: Path) -> None:
         budget_named("size_mb=0.00001", torch.nn.BatchNorm2d(9))
 
 
+@pytest.mark.slow
 def test_a_size_is_that_of_the_weights(tmp_path: Path) -> None:
     found = prune_model("adasap:cifar_resnet20", tmp_path / "small.safetensors", "size_mb=0.5")
     assert 0.45e6 < sum(t.numel() * t.element_size() for t in found.model.state_dict().values()) <= 0.5e6
 
 
+@pytest.mark.slow
 def test_the_verb_prints_the_proof(tmp_path: Path) -> None:
     arguments = [
         "prune",
@@ -105,3 +109,17 @@ def test_splits_are_found_under_their_usual_names(
     found = find_data(str(tmp_path))
     assert (found.train.kind, found.train.split, found.test and found.test.split) == ("npz", train, test)
     assert (found.validation and found.validation.split) == validation
+
+
+@pytest.mark.parametrize("budget", ["macs=0.5, depth=True", "depth=on,macs=0.5", {"macs": 0.5, "depth": True}])
+def test_depth_asks_for_images_however_it_is_written(budget: str | dict[str, float]) -> None:
+    with pytest.raises(ArgumentError, match="a budget with depth: images are missing; give --data"):
+        prune_model(NET, budget=budget)
+
+
+@pytest.mark.slow
+def test_depth_from_the_command_line_looks_at_images(tmp_path: Path) -> None:
+    data = written(tmp_path, train=np.arange(20) % 10, valid=np.arange(20) % 10)
+    found = prune_model("adasap:cifar_resnet20", budget="macs=0.3,depth=yes", data=str(data), images=10)
+    assert found.pruned.cost_after <= 0.3 * found.pruned.cost_before
+    assert any("a budget with depth: 10 images" in remark for remark in found.remarks)

@@ -66,9 +66,12 @@ def test_one_cost_object_serves_all_events() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["resnet18", "mobilenet_v2", "resnext50_32x4d", "densenet121", "convnext_tiny"])
+@pytest.mark.parametrize("name", ["resnet18", "mobilenet_v2", "resnext50_32x4d", "densenet", "convnext_tiny"])
 def test_planned_cost_equals_the_cut_models_cost_on_real_nets(name: str) -> None:
-    model, images = torchvision.models.get_model(name), torch.zeros(2, 3, 64, 64)
+    """A DenseNet of ten layers says what one of 121 does."""
+    small_densenet = torchvision.models.DenseNet(growth_rate=8, block_config=(2, 4, 4), num_init_features=16)
+    model = small_densenet if name == "densenet" else torchvision.models.get_model(name)
+    images = torch.zeros(2, 3, 64, 64)
     groups = trace_groups(model, images)
     assert prunable(groups)
     parameters, macs = Parameters(model, groups), MACs(model, groups, images)

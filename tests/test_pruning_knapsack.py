@@ -83,8 +83,7 @@ def test_separable_costs_are_solved_to_the_proven_optimum(seed: int, kept: float
 
 @pytest.mark.slow
 @pytest.mark.parametrize("unit", ["parameters", "MACs"])
-@pytest.mark.parametrize("kept", [0.3, 0.5, 0.7])
-@pytest.mark.parametrize("seed", [0, 1, 2])
+@pytest.mark.parametrize(("seed", "kept"), [(0, 0.3), (1, 0.5), (2, 0.7)])
 def test_products_of_widths_come_close_to_the_best_of_all_plans(seed: int, kept: float, unit: str) -> None:
     net, groups, x = chain()
     cost: CostModel = Parameters(net, groups) if unit == "parameters" else MACs(net, groups, x)

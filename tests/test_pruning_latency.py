@@ -13,6 +13,7 @@ from torch import nn
 
 import adasap
 from adasap.errors import BudgetError, RecipeError
+from adasap.experiments.latency import latency_table
 from adasap.groups import ChannelGroup, prunable, trace_groups, widths
 from adasap.models.cifar_resnet import cifar_resnet20
 from adasap.profiling import Latency, LatencyTable
@@ -20,7 +21,8 @@ from adasap.profiling.agreement import check_prediction, require_agreement
 from adasap.profiling.calibration import Bench, _fit, calibrate, cut_copy, prediction_accuracy, random_widths
 from adasap.profiling.reading import layer_calls
 from adasap.profiling.table import grid_widths
-from adasap.profiling.timing import Setting, TimingOptions, measure_layers_, time_layer_ms, time_models_ms
+from adasap.profiling.timing import Setting, TimingOptions, measure_layers_, time_models_ms
+from adasap.profiling.torch_engine import time_layer_ms
 from adasap.pruning import Budget, BudgetOptions, build_cost, solve_knapsack
 
 CPU = torch.device("cpu")
@@ -114,6 +116,57 @@ def test_a_frozen_width_is_measured_only_as_it_is() -> None:
     kept, free = [], [(("wide", 1.0),)]
     assert cuttable == {"stem": kept, "each": kept, "norm": kept, "wide": free, "head": free}
     measure_layers_(LatencyTable(), calls, Setting(threads=1), QUICK, lambda done, todo: None)
+
+
+class Normed(nn.Module):
+    """Every norm over channels, each on a width that can be cut if it may be inexact."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.grouped = nn.Conv2d(3, 40, 1), nn.GroupNorm(4, 40)
+        self.wide, self.norm = nn.Linear(40, 48), nn.LayerNorm(48)
+        self.last, self.root, self.head = nn.Linear(48, 24), nn.RMSNorm(24), nn.Linear(24, 4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.norm(self.wide(self.grouped(self.stem(x)).mean((2, 3))))
+        return self.head(self.root(self.last(x.relu())))
+
+
+def test_norms_over_the_channels_are_priced_at_every_width() -> None:
+    net, x = Normed().eval(), torch.zeros(2, 3, 4, 4)
+    groups = trace_groups(net, x, allow_inexact=True)
+    at = {"stem": 7, "wide": 31, "last": 5}
+    norms = [call for call in layer_calls(net, groups, x) if "norm" in call.key]
+    assert [width.at({**widths(groups), **at}) for call in norms for width in call.widths] == [28, 31, 5]
+    cut = cut_copy(net, groups, {**widths(groups), **at})
+    shapes: dict[str, torch.Size] = {}
+    for name in ("grouped", "norm", "root"):
+        cut.get_submodule(name).register_forward_hook(lambda _, given, out, name=name: shapes.update({name: out.shape}))
+    cut(x)
+    for call in norms:
+        (run, *_) = call.runners([width.at(at) for width in call.widths], CPU, torch.float32, weight_bytes=0)
+        assert run().shape == shapes[call.where]
+
+
+def test_a_table_without_widths_under_norms_is_refused_by_name_and_gone_on_with(tmp_path) -> None:
+    net, x, path = Normed().eval(), torch.zeros(1, 3, 4, 4), tmp_path / "net.json"
+    budget = {"latency": 0.6, "latency_table": str(path)}
+    exact, inexact = (layer_calls(net, trace_groups(net, x, allow_inexact=allowed), x) for allowed in (False, True))
+    path.write_text(made_up(exact, sum).to_json())
+    with pytest.raises(BudgetError, match=r"without cuts under norms, and so lacks widths of stem.*--allow-inexact"):
+        adasap.prune(net, x, "l2", budget, allow_inexact=True)
+    path.write_text(made_up([*exact, *inexact], sum).to_json())
+    pruned = adasap.prune(net, x, "l2", budget, allow_inexact=True)
+    assert pruned.cost_after <= 0.6 * pruned.cost_before
+    assert pruned.mask_error < 1e-5
+
+
+@pytest.mark.slow
+def test_the_command_measures_widths_under_norms_on_request(tmp_path) -> None:
+    net, path = Normed().eval(), tmp_path / "net.json"
+    quick = {"size": 4, "seconds": 0.01, "repeats": 1, "num_plans": 0}
+    few = len(latency_table(net, path, **quick).table.points)
+    assert len(latency_table(net, path, **quick, allow_inexact=True).table.points) > few
 
 
 def test_convolutions_follow_the_widths_of_their_groups() -> None:

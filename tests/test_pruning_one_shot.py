@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 import adasap
-from adasap.criteria import CRITERIA, Evidence, build_criterion
+from adasap.criteria import Evidence, build_criterion
 from adasap.errors import BudgetError, ModelError, RecipeError, TraceError
 from adasap.pruning import BudgetOptions, PruningPlan, apply_plan_, prune
 from adasap.pruning.proof import require_cut
@@ -91,8 +91,8 @@ def test_a_pruned_model_can_be_saved_and_trained_on(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("criterion", sorted(CRITERIA))
-def test_every_criterion_works(criterion: str) -> None:
+@pytest.mark.parametrize("criterion", ["random", "taylor", "chip", "hutchinson"])
+def test_a_criterion_of_every_kind_of_evidence_works(criterion: str) -> None:
     pruned = prune(digits_net(), INPUTS, criterion, {"macs": 0.6}, batches=list(batches(2)), loss=loss)
     assert pruned.cost_after <= 0.6 * pruned.cost_before
 
@@ -241,5 +241,5 @@ def test_a_criterion_that_cannot_score_the_model_says_so() -> None:
 
 
 def test_a_search_is_left_to_recipes() -> None:
-    with pytest.raises(RecipeError, match=r"by `ranking` or `knapsack`, got 'candidates'"):
+    with pytest.raises(RecipeError, match=r"`knapsack` or `least_damage`, got 'candidates'"):
         adasap.prune(nn.Linear(2, 2), torch.zeros(1, 2), "l2", {"macs": 0.5}, selection="candidates")

@@ -20,6 +20,8 @@ from adasap.cli.messages import for_command_line
 from adasap.corruptions import corrupt
 from adasap.errors import AdasapError, ArgumentError, BudgetError, DataError, ModelError, RecipeError, TraceError
 from adasap.groups import materialise_weights_
+from adasap.groups.past import past_of
+from adasap.integrations import LoopCompression
 from adasap.models.builders import resolve_builder
 from adasap.profiling.profile import profile_models
 from adasap.pruning import BudgetOptions, PruningOptions
@@ -461,3 +463,31 @@ def test_without_numbers_nothing_is_pruned_or_saved(tmp_path: Path) -> None:
         adasap.save(tmp_path / "a.safetensors", _small().to("meta"), spec=spec)
     with pytest.raises(AdasapError, match=r"files need numbers, and 0\.weight has no shape yet"):
         adasap.save(tmp_path / "a.safetensors", nn.Sequential(nn.LazyLinear(3)), spec=spec)
+
+
+# Names in place of objects
+
+NAMED: dict[str, Callable[[nn.Module], Any]] = {
+    "a model is a torch.nn.Module, got str": lambda net: adasap.prune("adasap:digits_net", IMAGES, "l2", {"macs": 0.5}),  # type: ignore[arg-type]
+    "a model is a torch.nn.Module, got ModelSpec": lambda net: adasap.trace_groups(adasap.ModelSpec("a:b"), IMAGES),  # type: ignore[arg-type]
+    "by a ModelSpec or a builder's name, .* got a (Posix|Windows)Path": lambda net: adasap.open_model(Path("a")),  # type: ignore[arg-type]
+    "is a model file; open it by adasap.load": lambda net: adasap.open_model("small.safetensors"),
+    "load opens a model file; got a Sequential": lambda net: adasap.load(net),  # type: ignore[arg-type]
+    "the plan is a str; give a PruningPlan": lambda net: adasap.apply_plan_(net, (), "plan.json"),  # type: ignore[arg-type]
+    "kept is a str; .* such as plan.kept": lambda net: adasap.check_cut(net, (), "plan", IMAGES),  # type: ignore[arg-type]
+    "the perturbation is a str": lambda net: adasap.sharpness_aware_gradients(net, "uniform", lambda: 0.0),  # type: ignore[arg-type]
+    "config is a str; give adasap.Compression": lambda net: LoopCompression(net, IMAGES, "recipe.yaml"),  # type: ignore[arg-type]
+    "got a dict: adasap.run takes keys": lambda net: adasap.read_recipe({}),  # type: ignore[arg-type]
+}
+
+
+@pytest.mark.parametrize("message", NAMED)
+def test_a_name_in_place_of_an_object_is_told_so(message: str) -> None:
+    with pytest.raises(AdasapError, match=message):
+        NAMED[message](_small())
+
+
+def test_a_builders_name_opens_its_model() -> None:
+    model = adasap.open_model("adasap:digits_net")
+    assert sum(parameter.numel() for parameter in model.parameters()) == 78330
+    assert past_of(model).spec == adasap.ModelSpec("adasap:digits_net")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import functools
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -37,6 +38,7 @@ def _process_group() -> Iterator[None]:
         yield
 
 
+@functools.cache
 def _groups() -> tuple[adasap.ChannelGroup, ...]:
     return adasap.trace_groups(plain_net(), IMAGES)
 

@@ -19,7 +19,7 @@ from adasap.profiling.profile import Latency, Profile
 from adasap.report.comparison import changes, compare_runs, extra_metrics, gains, points
 from adasap.report.environment import environment
 from adasap.report.figures_run import run_curves
-from adasap.report.files import csv_text, report_data, write_summary
+from adasap.report.files import comparison_table, csv_text, gain_table, report_data, write_summary
 from adasap.report.page import page_html
 from adasap.report.run_data import RunData, Width, read_run, read_runs
 from adasap.report.task_record import TaskRecord
@@ -193,3 +193,62 @@ def test_examples_are_the_images_and_the_answers(tmp_path: Path) -> None:
     assert [(e["label"], e["guesses"]["dense"]["label"]) for e in entries[:2]] == [("red", "red"), ("blue", "green")]
     assert [e["guesses"]["dense"]["right"] for e in entries[:2]] == [True, False]
     assert Image.open(tmp_path / "examples" / entries[0]["image"]).getpixel((3, 3)) == (200, 0, 0)
+
+
+# Runs that were scored on something else
+
+
+def scored_on(name: str, suites_of: dict[str, SuiteResult], **test: Any) -> RunData:
+    recipe = {"seed": 3, "data": {"test": {"kind": "digits", "path": None, "first": 0, **test}, "suites": {}}}
+    return a_run(name, suites_of, suites_of, recipe=recipe)
+
+
+FOG = suites(ONES, {"fog/1": ONES, "fog/5": HALF})
+OTHERS = {
+    "another data set": (scored_on("b", FOG, kind="npz", path="/data/b.npz"), "npz b.npz instead of digits"),
+    "another part": (scored_on("b", FOG, split="val"), "digits, part val instead of digits"),
+    "other numbers": (scored_on("b", suites(ONES[:3], {"fog/1": ONES[:3], "fog/5": HALF[:3]})), "3 instead of 4"),
+    "another place of the same": (scored_on("b", FOG, path="/b/digits"), ""),
+}
+
+
+@pytest.mark.parametrize("what", OTHERS)
+def test_runs_with_other_test_images_are_marked_and_have_no_differences(what: str, tmp_path: Path) -> None:
+    other, reason = OTHERS[what]
+    first = scored_on("a", FOG) if reason else scored_on("a", FOG, path="/a/digits")
+    found = compare_runs([first, other], "a")
+    table, page = str(comparison_table(found)), page_html(found, {})
+    write_summary(found, tmp_path)
+    marks = [table.count("(not comparable)"), page.count("b is not comparable with a on clean, corrupted")]
+    if not reason:
+        assert (found.remarks, marks) == ((), [0, 0])
+        assert [gain.corruption for gain in found.gains["b"]] == ["fog"]
+        return
+    assert found.remarks == (f"b is not comparable with a on clean, corrupted: other test images ({reason})",)
+    assert found.remarks[0] in (tmp_path / "summary.md").read_text()
+    assert marks == [2, 1]
+    assert found.gains["b"] == []
+    assert "b" not in {point.name for point in found.points}
+    assert "| fog | +0.0 (+0.0 to +0.0) | not comparable |" in str(gain_table(found))
+    assert "Left out, since not comparable with a: b." in page
+    data = report_data(found)["runs"]
+    assert data["b"]["not_comparable"]["suites"].keys() == {"clean", "corrupted"}
+    assert data["a"]["not_comparable"] == {"with": "a", "suites": {}}
+
+
+def test_other_severities_are_not_comparable_and_other_suites_of_the_two_are() -> None:
+    found = compare_runs([scored_on("a", FOG), scored_on("b", suites(ONES, {"fog/1": ONES}))])
+    assert found.apart["b"] == {"corrupted": "other corruptions or severities"}
+    assert str(comparison_table(found)).endswith("| 100.0 % -> 100.0 % | 100.0 % -> 100.0 % (not comparable) |")
+
+
+def test_another_dense_model_is_said() -> None:
+    first, other = (
+        a_run(name, FOG, FOG, recipe={"model": {"builder": builder, "options": {}}})
+        for name, builder in (("a", "adasap:digits_net"), ("b", "torchvision:resnet18"))
+    )
+    said = ("b began with another dense model than a: torchvision:resnet18 instead of adasap:digits_net",)
+    found = compare_runs([first, other])
+    assert found.remarks == said
+    assert said[0] in page_html(found, {})
+    assert found.gains["b"] != []  # each over its own dense model

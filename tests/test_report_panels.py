@@ -29,8 +29,9 @@ from adasap.report.figures_scores import gain_bars
 from adasap.report.files import change_table, gain_table, report_data
 from adasap.report.panel import Block, Content, Panel, arranged, blocks_by_run
 from adasap.report.panels import COMMON
+from adasap.report.panels.layers import Layers
 from adasap.report.pictures import image_source
-from adasap.report.run_data import RunData, digests, read_run
+from adasap.report.run_data import RunData, Width, digests, read_run
 from adasap.report.schema import LatencyData, ProfileData
 from adasap.report.table import Table
 from adasap.report.task_record import TaskRecord, predictions_of, task_of
@@ -329,3 +330,15 @@ def test_no_task_is_named_outside_its_folder() -> None:
     assert {name for name, text in texts.items() if re.search('AP50|map50|"accuracy"', text)} == {
         "report/task_record.py"
     }
+
+
+def test_the_page_says_what_is_not_exact() -> None:
+    said = "not exact: LayerNorm over 40 of 48 channels"
+    run = replace(DOTS, widths=(Width("stem", 48, 40, not_exact=said), Width("conv", 4, 2)))
+    content = Layers().content(compare_runs([run]))
+    assert content is not None
+    tables = {block.title: block.table for block in content.by_run[0] if block.table is not None}
+    assert tables["What is not exact"].rows == [["stem", said]]
+    plain = Layers().content(compare_runs([replace(DOTS, widths=(Width("conv", 4, 2),))]))
+    assert plain is not None
+    assert "What is not exact" not in [block.title for block in plain.by_run[0]]

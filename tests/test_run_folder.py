@@ -62,6 +62,7 @@ def test_a_whole_run_is_read(folder: Path) -> None:
     assert page_html(compare_runs([read_run(folder)]), {}, PANELS) == page_html(compare_runs([run]), {}, PANELS)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["records.jsonl", "recipe.yaml", "examples/examples.json", "examples/001.png"])
 def test_what_is_missing_or_altered_is_named(name: str, folder: Path) -> None:
     content = (folder / name).read_bytes()
@@ -143,6 +144,7 @@ def test_only_pictures_of_the_folder_come_onto_the_page(image: str, folder: Path
         read_examples(folder)
 
 
+@pytest.mark.slow
 def test_pictures_that_are_none_or_too_large(folder: Path) -> None:
     path = folder / "examples" / "000.png"
     for content in (b"", b"\x89PNG\r\n\x1a\n", path.read_bytes()[:90]):

@@ -1,6 +1,7 @@
 """Every way through cuts ends in a file that loads to the same numbers, or in a refusal before anything is written."""
 
 import copy
+import functools
 import pickle
 from collections.abc import Callable
 from pathlib import Path
@@ -36,10 +37,16 @@ def _cut(model: nn.Module, groups: Groups, kept: float = 0.7) -> Groups:
     return adasap.apply_plan_(model, groups, _plan(model, groups, kept))
 
 
-def _twice_cut() -> tuple[nn.Module, Groups]:
+@functools.cache
+def _cut_before() -> tuple[nn.Module, Groups]:
     model = _model()
     groups = _cut(model, adasap.trace_groups(model, IMAGE))
     return model, _cut(model, groups)
+
+
+def _twice_cut() -> tuple[nn.Module, Groups]:
+    """Made once: each test gets a copy."""
+    return copy.deepcopy(_cut_before())
 
 
 def _answers(model: nn.Module) -> Tensor:

@@ -109,6 +109,7 @@ def test_boxes_come_in_pixels_of_the_given_image() -> None:
     assert torch.allclose(found["boxes"][0], expected, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_it_learns_a_scene() -> None:
     images, targets = scenes(2)
     torch.manual_seed(0)
@@ -124,6 +125,7 @@ def test_it_learns_a_scene() -> None:
     assert losses[-1] < losses[0] / 2
 
 
+@pytest.mark.slow
 def test_a_classifiers_weights_fill_the_backbone(tmp_path: Path) -> None:
     classifier = open_model(ModelSpec("adasap:mobilenet_v1_tf", {"width": 0.25}))
     path = tmp_path / "classifier.safetensors"
@@ -144,6 +146,7 @@ def test_a_classifiers_weights_fill_the_backbone(tmp_path: Path) -> None:
         open_model(ModelSpec("adasap:ssd_mobilenet_v1", options, backbone_weights=str(path)))
 
 
+@pytest.mark.slow
 @pytest.mark.shared_data
 @pytest.mark.parametrize(
     ("builder", "width", "file"),

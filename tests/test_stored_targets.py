@@ -12,7 +12,9 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from typer.testing import CliRunner
 
+from adasap.cli import app
 from adasap.data import DataSource, TrainingStream
 from adasap.errors import AdasapError, DataError
 from adasap.experiments.check_data import check_data
@@ -119,6 +121,11 @@ def test_boxes_in_sets_of_datasets(tmp_path: Path, layout: str) -> None:
     found = open_detection_dataset(DataSource("hf-boxes", str(tmp_path / "pets"), **options), "train")
     assert found.classes == tuple(NAMES)
     check_boxes(found)
+    if layout != "numbers":
+        words = ["check", f"hf-boxes:{tmp_path / 'pets'}", "--data-option", "objects=things"]
+        checked = CliRunner().invoke(app, [*words, "--data-option", "box_format=xywh"])
+        assert checked.exit_code == 0, (checked.output, checked.exception)
+        assert "3 images" in checked.output
     with pytest.raises(DataError, match=r"no column 'objects' of objects; there are: image, things"):
         open_detection_dataset(DataSource("hf-boxes", str(tmp_path / "pets")), "train")
 
@@ -191,6 +198,8 @@ def test_masks_in_sets_of_datasets(tmp_path: Path) -> None:
     }
     from_dict(content, features).save_to_disk(tmp_path / "roads")
     check_masks(open_segmentation_dataset(DataSource("hf-masks", str(tmp_path / "roads")), "train"))
+    checked = CliRunner().invoke(app, ["check", f"hf-masks:{tmp_path / 'roads'}", "--data-option", "mask=annotation"])
+    assert checked.exit_code == 0, (checked.output, checked.exception)
     swapped = DataSource("hf-masks", str(tmp_path / "roads"), options={"mask": "image", "image": "annotation"})
     with pytest.raises(DataError, match=r"no image with a mask|holds no class numbers|is no class"):
         open_segmentation_dataset(swapped, "train")[0]

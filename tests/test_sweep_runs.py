@@ -104,6 +104,8 @@ def test_a_killed_sweep_goes_on_and_a_failing_cell_is_kept_apart(sweep_file: Pat
     assert result.exit_code == 1, result.output
     assert "1 of 8: dense, seed 0: found" in result.output
     assert "2 of 8: plain, seed 0: finished" in result.output  # the shortest first
+    assert ": plain, seed 0\n" in result.output  # in a log a cell is told as any run is
+    assert ": fine-tuned   clean" in result.output
     assert "broken, seed 0: failed" in result.output
     assert "wanted 4000 images" in result.output
     assert finished[0].stat().st_mtime_ns == before

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import json
+import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from adasap.errors import RecipeError, TrainingError
-from adasap.report.records import Record, StageRecord, StepRecord
+from adasap.report.records import PruneRecord, Record, StageRecord, StepRecord
+from adasap.sharpness.perturbation import KINDS
 from adasap.training import TrainingOptions, trackers
 from adasap.training.trackers import Trackers
+from test_readme import ROOT
 
 
 def step(number: int) -> StepRecord:
@@ -36,6 +40,20 @@ def test_a_tracker_that_is_not_there_is_refused_first(monkeypatch: pytest.Monkey
     monkeypatch.setattr(trackers, "find_spec", lambda name: None)
     with pytest.raises(RecipeError, match="trackers names wandb, which is not installed; `pip install wandb`"):
         Trackers(["wandb"], tmp_path, "tiny")
+
+
+def test_the_page_lists_the_curves() -> None:
+    shares = dict.fromkeys(KINDS, 0.25)
+    full = replace(step(10), radius_shares=shares, linear_rise=0.1, radius_factor=1.0)
+    errors = {"conv": (0.5, 0.1)}
+    cuts = [
+        PruneRecord(1, 1, 1, 5.0, 6.0, unit, 3, 0.0, 0.1, layer_errors=errors) for unit in ("MACs", "parameters", "ms")
+    ]
+    records: list[Record] = [full, *cuts, StageRecord(3, "pruned", {"clean": 0.5}, 0.1)]
+    written = {name for record in records for name in trackers._curves(record, every=10)}
+    page = (ROOT / "docs" / "logs.md").read_text()
+    listed = set(re.findall(r"`((?:train|sharpness|pruning|evaluation)/[a-z_]+)`", page))
+    assert listed == written
 
 
 @pytest.mark.filterwarnings("ignore")

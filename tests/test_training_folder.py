@@ -65,6 +65,7 @@ def test_a_finished_run_says_so_and_measures_nothing_again(recipe: Recipe, copy:
     assert list(json.loads(before["result.json"])["stages"]) == STAGES
 
 
+@pytest.mark.slow
 def test_a_run_states_its_budget_and_what_was_measured(finished: Path) -> None:
     found = read_run(finished)
     macs, dense = (found.profiles[name].macs for name in ("compressed", "dense"))

@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import socket
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,6 +10,8 @@ import pytest
 import torch
 import yaml
 from safetensors.torch import load_file
+
+from ranks import run_ranks
 
 Tree = dict[str, Any]
 
@@ -38,30 +36,13 @@ if torch.distributed.is_initialized():
 """
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
 def launch(trees: dict[str, Tree], folder: Path, ranks: int) -> dict[str, list[dict[str, torch.Tensor]]]:
     """Name -> what each rank ended with; the runs share their processes, which take long to start."""
     folder.mkdir()
     for name, tree in trees.items():
         (folder / f"{name}.yaml").write_text(yaml.safe_dump(tree))
     (folder / "worker.py").write_text(WORKER)
-    torchrun = ["-m", "torch.distributed.run", f"--nproc-per-node={ranks}", f"--master-port={free_port()}"]
-    launcher = torchrun if ranks > 1 else []
-    environment = os.environ | {
-        "OMP_NUM_THREADS": "1",
-        "ACCELERATE_USE_CPU": "true",
-        "PYTHONPATH": os.pathsep.join(
-            [str(Path(__file__).parent), *os.environ.get("PYTHONPATH", "").split(os.pathsep)]
-        ),
-    }
-    command = [sys.executable, *launcher, str(folder / "worker.py"), str(folder)]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr[-3000:]
+    run_ranks(folder / "worker.py", folder, ranks=ranks)
     return {name: [load_file(folder / f"{name}.{rank}.safetensors") for rank in range(ranks)] for name in trees}
 
 

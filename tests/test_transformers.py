@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import runpy
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from torch import Tensor, nn
 import adasap
 from adasap.errors import ModelFileError, RecipeError
 from adasap.models.digits import DigitsNet
-from loop_library import LibraryRun
+from loop_library import LibraryRun, without_norms
 from test_readme import ROOT, blocks
 
 pytest.importorskip("transformers")
@@ -103,8 +104,6 @@ def test_transformers_make_the_numbers_of_the_library_and_resume_across_a_cut(
 
 
 def test_micro_batches_of_transformers_share_one_perturbation(library: LibraryRun, tmp_path: Path) -> None:
-    from test_lightning import without_norms
-
     plain = without_norms(library)
     whole, divided = trainer_of(plain, tmp_path), trainer_of(plain, tmp_path, micro=4)
     divided.accelerator.scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
@@ -112,6 +111,41 @@ def test_micro_batches_of_transformers_share_one_perturbation(library: LibraryRu
         trainer.train()
     assert divided.compression.state.counters.step == len(plain.batches)
     torch.testing.assert_close(divided.model.state_dict(), whole.model.state_dict(), rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("overflowing", [1, 2])
+def test_an_overflow_from_either_pass_on_leaves_the_weights_of_transformers(
+    library: LibraryRun, tmp_path: Path, overflowing: int
+) -> None:
+    """Then the scale is halved, and the next step is made."""
+    trainer = trainer_of(plain := without_norms(library), tmp_path)
+    trainer.accelerator.scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
+    trainer.add_callback(kept := Overflowing(trainer.model, overflowing))
+    trainer.train()
+    assert kept.calls >= overflowing
+    moved = [not torch.equal(before, after) for before, after in pairwise(kept.seen[:3])]
+    assert moved == [False, True]
+    assert trainer.accelerator.scaler.get_scale() == 512.0
+    assert trainer.compression.state.counters.skipped == 1
+    assert all(tensor.isfinite().all() for tensor in trainer.model.state_dict().values())
+    assert trainer.model.num_parameters() < sum(parameter.numel() for parameter in plain.dense.parameters())
+
+
+class Overflowing(transformers.TrainerCallback):
+    """Makes the logits infinite in one pass of the first step, and keeps the first layer's weights of each."""
+
+    def __init__(self, model: Net, overflowing: int) -> None:
+        self.overflowing, self.calls, self.active, self.model = overflowing, 0, False, model
+        self.seen: list[Tensor] = []
+        model.net.register_forward_hook(self.hook)
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.seen.append(next(self.model.parameters()).detach().clone())
+        self.active = state.global_step == 0
+
+    def hook(self, module: nn.Module, inputs: Any, output: Tensor) -> Tensor:
+        self.calls += self.active
+        return output * float("inf") if self.active and self.calls >= self.overflowing else output
 
 
 def test_what_cannot_work_in_transformers_is_said(library: LibraryRun, tmp_path: Path) -> None:

@@ -80,3 +80,8 @@ def suggestion(given: object, known: Iterable[str]) -> str:
         return f"did you mean {' or '.join([', '.join(near[:-1]), near[-1]] if near[1:] else near)}?"
     more = f" and {len(names) - _MOST_LISTED} more" if len(names) > _MOST_LISTED else ""
     return f"there are: {', '.join(names[:_MOST_LISTED])}{more}"
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of a message that has any text."""
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)

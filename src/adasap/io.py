@@ -8,7 +8,9 @@ import math
 import os
 import re
 import secrets
+import shutil
 import stat
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
@@ -61,6 +63,39 @@ def atomic_write(path: str | Path) -> Iterator[BinaryIO]:
         unfinished.unlink(missing_ok=True)
         raise
     with contextlib.suppress(OSError):  # not every system can flush a folder; the file itself is safe
+        _flush_folder(target.parent)
+
+
+@contextmanager
+def staged_write(path: str | Path) -> Iterator[Path]:
+    """A path in a folder of its own; after the block, unless it raised, what lies there moves to `path` and beside it.
+
+    For files that come in twos, such as a graph and its weights: all are flushed to the disk, then renamed one by one,
+    `path` last. If anything fails before that, older files stay as they were and the folder is removed.
+
+    Raises:
+        OSError: If the folder is missing or the disk is full.
+
+    Example:
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     with staged_write(Path(folder) / "net.xml") as file:
+        ...         _ = file.write_text("<net/>"), file.with_suffix(".bin").write_bytes(b"1")
+        ...     sorted(os.listdir(folder))
+        ['net.bin', 'net.xml']
+    """
+    target = Path(os.path.realpath(path))  # through a link, so that the link stays one
+    stage = Path(tempfile.mkdtemp(prefix=f".{target.name[:100]}.", suffix=".tmp", dir=target.parent))
+    try:
+        yield stage / target.name
+        written = sorted(stage.iterdir(), key=lambda one: one.name == target.name)
+        for one in written:
+            with one.open("rb") as file:
+                os.fsync(file.fileno())
+        for one in written:
+            os.replace(one, target.parent / one.name)
+    finally:
+        shutil.rmtree(stage, ignore_errors=True)
+    with contextlib.suppress(OSError):  # as above
         _flush_folder(target.parent)
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import platform
+import re
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -44,6 +46,17 @@ def native_bf16() -> bool:
     if platform.machine().lower() in ("aarch64", "arm64"):
         return has_onednn() and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
     return bool(has("avx512_bf16") or has("amx_tile"))
+
+
+def saturates_int8() -> bool:
+    """Whether pairs of 8-bit products are added in 16 bits, where they are cut off: x86 without VNNI (`vpmaddubsw`)."""
+    if platform.machine().lower() not in ("x86_64", "amd64", "i386", "i686"):
+        return False
+    try:
+        flags = re.findall(r"^flags\s*:(.*)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
+    except OSError:
+        return not has("vnni")
+    return not {"avx512_vnni", "avx_vnni"} & set(" ".join(flags[:1]).split())
 
 
 def describe() -> dict[str, Any]:

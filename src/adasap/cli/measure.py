@@ -14,7 +14,7 @@ from typer import Argument, Exit, Option
 from adasap.cli.options import (
     DataOptions,
     JsonOption,
-    ModelArgument,
+    Models,
     Named,
     QuietOption,
     SeedOption,
@@ -27,7 +27,7 @@ from adasap.experiments.terminal import open_console, print_parts
 from adasap.experiments.words import listed, severities_listed
 
 _SUITE = f"NAME or NAME=PLACE, of {', '.join(names.SUITES)}; may be repeated."
-_DATA = "KIND:PATH such as npz:test.npz, or a suite's path; or a recipe or run, by default MODEL if it is one."
+_DATA = "KIND:PATH such as npz:test.npz, or a suite's path; or a recipe or run, by default the first MODEL if one."
 _ONLY = "Only these, such as fog,frost: a list with commas, or repeated."
 _SEVERITIES = "Only these of 1 to 5, such as 1,3: a list with commas, or repeated."
 _CLASSES = "Of voc and coco: only objects of these, such as cat,dog: a list with commas, or repeated."
@@ -46,7 +46,7 @@ _OUT = "Write the list of broken files there."
 
 @with_model_options
 def evaluate(
-    model: ModelArgument,
+    models: Models,
     named: Named,
     suite: Annotated[
         list[str] | None,
@@ -74,21 +74,23 @@ def evaluate(
     quiet: QuietOption = False,
     json: JsonOption = False,
 ) -> None:
-    """Evaluate a model on clean, shifted and corrupted images: of any task.
+    """Evaluate a model, or several side by side, on clean, shifted and corrupted images: of any task.
 
-    With --out, the same command goes on where it was.
+    With --out, the same command goes on where it was; of several models it makes a page.
 
     Under torchrun the cells are shared out over the processes.
     """
     from adasap.data import Resizing
     from adasap.experiments import evaluate as experiment
+    from adasap.experiments.evaluate_several import listed_models
     from adasap.experiments.name_suites import SuiteOptions, recipe_named
 
-    recipe = recipe_named(data, model)
+    chosen = listed_models([named(model) for model in models])
+    recipe = recipe_named(data, next(iter(chosen.values())))
     resizing, only = Resizing(resize, center_crop, interpolation), (listed(corruptions), severities_listed(severities))
     asked = SuiteOptions(data, first, count, resizing, *only, listed(classes), data_option or (), split, recipe)
     experiment.evaluate(
-        named(model),
+        chosen,
         data,
         asked.sources(suite or None),
         task=task,

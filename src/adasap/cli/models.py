@@ -7,9 +7,10 @@ from typing import Annotated
 
 from typer import Argument, Option
 
-from adasap.cli.options import DataOptions, ModelArgument, Named, SeedOption, with_model_options
+from adasap.cli.options import DataOptions, Int8Given, ModelArgument, Named, SeedOption, with_model_options
 from adasap.experiments import help_texts as text
 from adasap.experiments.known_names import (
+    ENGINES,
     TARGETS,
     Compensate,
     Precision,
@@ -33,8 +34,11 @@ def profile(
     precision: Annotated[Precision, Option(help="Number type.")] = "float32",
     channels_last: Annotated[bool, Option("--channels-last/--contiguous", help="Memory format.")] = True,
     compiled: Annotated[bool, Option("--compiled", help="Through torch.compile.")] = False,
+    engine: Annotated[str, Option(help=text.ENGINE, autocompletion=one_of(ENGINES))] = "torch",
+    eight_bits: Annotated[bool, Option("--int8", help="Of 8 bits, quantised for the runtime.")] = False,
     latency_table: Annotated[Path | None, Option(metavar="FILE", help=text.TABLE, autocompletion=complete_path)] = None,
     plans: Annotated[int, Option(min=0, max=10_000, help=text.PLANS)] = 5,
+    allow_inexact: Annotated[bool, Option("--allow-inexact", help=text.TABLE_INEXACT)] = False,
 ) -> None:
     """Measure what a model needs, the dense one beside it if the file is pruned."""
     from adasap.experiments import latency
@@ -42,7 +46,7 @@ def profile(
     from adasap.profiling.timing import Setting
     from adasap.report import Shown
 
-    console, setting = open_console(), Setting(device, threads, precision, channels_last, compiled)
+    console, setting = open_console(), Setting(device, threads, precision, channels_last, compiled, engine, eight_bits)
     if latency_table is None:
         found: Shown = experiment.profile(named(model), batch=batch or 16, seconds=seconds, setting=setting)
     else:
@@ -53,6 +57,7 @@ def profile(
             seconds=seconds,
             num_plans=plans,
             setting=setting,
+            allow_inexact=allow_inexact,
             console=console,
         )
     print_parts(console, found.parts())
@@ -73,6 +78,7 @@ def prune(
     min_kept: Annotated[float, Option(min=0, max=1, help="Fraction of its width that every group keeps.")] = 0.0,
     multiple_of: Annotated[int, Option(min=1, help="Widths are multiples of it.")] = 1,
     keep: Annotated[list[str] | None, Option(help=text.KEEP)] = None,
+    allow_inexact: Annotated[bool, Option("--allow-inexact", help=text.ALLOW_INEXACT)] = False,
     compensate: Annotated[Compensate, Option(help=text.COMPENSATE)] = "none",
     renew_norms: Annotated[bool, Option("--renew-norms", help="Estimate statistics of norms anew on --data.")] = False,
     images: Annotated[int, Option(min=1, max=1_000_000, help="Of --data, for whatever looks at images.")] = 256,
@@ -97,6 +103,7 @@ def prune(
         min_kept=min_kept,
         multiple_of=multiple_of,
         keep=listed(keep) or (),
+        allow_inexact=allow_inexact,
         compensate=compensate,
         renew_norms=renew_norms,
         images=images,
@@ -110,12 +117,16 @@ def prune(
 
 @with_model_options
 def groups(
-    model: ModelArgument, named: Named, keep: Annotated[list[str] | None, Option(help=text.KEEP)] = None
+    model: ModelArgument,
+    named: Named,
+    keep: Annotated[list[str] | None, Option(help=text.KEEP)] = None,
+    allow_inexact: Annotated[bool, Option("--allow-inexact", help=text.ALLOW_INEXACT)] = False,
 ) -> None:
     """List the channel groups of a model."""
     from adasap.experiments.list_groups import list_groups
 
-    print_parts(open_console(), list_groups(named(model), keep=listed(keep) or ()).parts())
+    found = list_groups(named(model), keep=listed(keep) or (), allow_inexact=allow_inexact)
+    print_parts(open_console(), found.parts())
 
 
 @with_model_options
@@ -124,10 +135,11 @@ def export(
     out: Annotated[Path, Argument(metavar="OUT", help="The file to write.", autocompletion=complete_path)],
     to: Annotated[str, Option(help=text.TO, autocompletion=one_of(TARGETS))],
     named: Named,
+    int8: Int8Given,
     fixed_batch: Annotated[int | None, Option(min=1, max=100_000, help=text.BATCH_EXPORT, show_default="any")] = None,
 ) -> None:
-    """Write a model for a runtime and compare it there."""
+    """Write a model for a runtime, in float or of 8 bits, and compare it there."""
     from adasap.experiments.export import export_named
 
-    found = export_named(named(model), out, to=to, fixed_batch=fixed_batch)
+    found = export_named(named(model), out, to=to, fixed_batch=fixed_batch, int8=int8)
     print_parts(open_console(), found.parts())

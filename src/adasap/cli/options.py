@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import inspect
-import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-from typer import Argument, BadParameter, Option
+from typer import Argument, Option
 from typer.core import TyperCommand
 
 from adasap.checks import MOST_PIXELS, MOST_SEED
 from adasap.experiments import help_texts as text
+from adasap.experiments.export_options import Int8Options, int8_options
 from adasap.experiments.known_names import complete_model, complete_path
 from adasap.experiments.terminal import open_console
-from adasap.experiments.words import joined_numbers
+from adasap.experiments.words import PerChannel, joined_numbers, numbers_of
 
 if TYPE_CHECKING:
     from adasap.experiments.name_models import ModelName
@@ -23,8 +23,10 @@ if TYPE_CHECKING:
 Verb = Callable[..., None]
 Named = Callable[[str], "ModelName"]
 """From a model's text to the model, with what the options of a verb say about it."""
+Int8Given = Int8Options | None
 
 ModelArgument = Annotated[str, Argument(metavar="MODEL", help=text.MODEL, autocompletion=complete_model)]
+Models = Annotated[list[str], Argument(metavar="MODEL...", help=text.MODELS, autocompletion=complete_model)]
 DataOptions = Annotated[list[str] | None, Option("--data-option", metavar="KEY=VALUE", help=text.DATA)]
 SplitOption = Annotated[str | None, Option(help="Part of --data, such as val; `.` reads a folder itself.")]
 QuietOption = Annotated[bool, Option("--quiet", "-q", help="Print errors and warnings alone.")]
@@ -33,26 +35,12 @@ SeedOption = Annotated[int, Option(min=0, max=MOST_SEED, help="Of every random d
 TrustOption = Annotated[bool, Option("--trust-builder", help=text.TRUST)]
 
 
-class PerChannel(tuple[float, ...]):
-    """A number for each channel; a class of its own, since Typer takes `tuple[...]` for a fixed number of words."""
-
-
-def _numbers(word: str) -> PerChannel:
-    try:
-        numbers = PerChannel(float(number) for number in word.split(","))
-    except ValueError as error:
-        raise BadParameter(f"{word!r} is not numbers; give one per channel, such as .5 .5 .5") from error
-    if not all(map(math.isfinite, numbers)):
-        raise BadParameter(f"{word!r}: give finite numbers, one per channel")
-    return numbers
-
-
 def _model(
     size: Annotated[int | None, Option(min=1, max=MOST_PIXELS, help=text.SIZE, show_default=text.KIND)] = None,
     channels: Annotated[int | None, Option(min=1, help=text.INPUTS, show_default="its first convolution's")] = None,
     weights: Annotated[Path | None, Option(help=text.WEIGHTS, autocompletion=complete_path)] = None,
-    mean: Annotated[PerChannel | None, Option(parser=_numbers, metavar="NUMBER...", help=text.CHANNELS)] = None,
-    std: Annotated[PerChannel | None, Option(parser=_numbers, metavar="NUMBER...", help=text.CHANNELS)] = None,
+    mean: Annotated[PerChannel | None, Option(parser=numbers_of, metavar="NUMBER...", help=text.CHANNELS)] = None,
+    std: Annotated[PerChannel | None, Option(parser=numbers_of, metavar="NUMBER...", help=text.CHANNELS)] = None,
     model_option: Annotated[
         list[str] | None, Option(help="KEY=VALUE for a named model's builder, value in YAML; may be repeated.")
     ] = None,
@@ -77,17 +65,23 @@ def _model(
     return named
 
 
+_SHARED: dict[str, Callable[..., Any]] = {"named": _model, "int8": int8_options}
+"""Parameter of a verb -> the function whose parameters are options in its place."""
+
+
 def with_model_options(verb: Verb) -> Verb:
-    """The verb with the options of `_model` in place of its parameter `named`, which it is called with."""
-    own, shared = inspect.signature(verb, eval_str=True), inspect.signature(_model, eval_str=True)
+    """The verb with the options of `_SHARED` in place of the parameters that it is called with."""
+    own = inspect.signature(verb, eval_str=True)
+    shared = {n: inspect.signature(_SHARED[n], eval_str=True).parameters for n in own.parameters if n in _SHARED}
 
     def call(**given: Any) -> None:
-        verb(named=_model(**{name: given.pop(name) for name in shared.parameters}), **given)
+        made = {name: _SHARED[name](**{key: given.pop(key) for key in keys}) for name, keys in shared.items()}
+        verb(**made, **given)
 
     parameters = [
         one.replace(kind=one.KEYWORD_ONLY)
         for parameter in own.parameters.values()
-        for one in (shared.parameters.values() if parameter.name == "named" else [parameter])
+        for one in shared.get(parameter.name, {parameter.name: parameter}).values()
     ]
     call.__name__, call.__doc__ = verb.__name__, verb.__doc__
     call.__signature__ = own.replace(parameters=parameters)  # type: ignore[attr-defined]

@@ -75,8 +75,8 @@ def pixelate(images: Tensor, severity: int, seeds: Tensor, constants: Constants)
     """Shrinks by averages over boxes and enlarges by repeating pixels; uint8 in, uint8 out."""
     scale, (height, width) = PIXELATE_SCALE[constants][severity - 1], images.shape[-2:]
     # Pillow averages along rows first, and rounds to 8 bits after each direction.
-    narrow = shrink_columns(images.float().mT.contiguous(), max(1, int(width * scale))).mT
-    small = shrink_columns(narrow.contiguous(), max(1, int(height * scale))).to(torch.uint8)
+    narrow = shrink_columns(images.mT.contiguous(), max(1, int(width * scale))).mT
+    small = shrink_columns(narrow.contiguous(), max(1, int(height * scale)))
     columns, rows = enlarging_places(small.shape[-1], width), enlarging_places(small.shape[-2], height)
     wide = small.gather(-1, columns.to(images.device).expand(*small.shape[:-1], width))
     return wide.index_select(-2, rows.to(images.device))
@@ -86,18 +86,20 @@ def shrink_columns(levels: Tensor, height: int) -> Tensor:
     """Means of 8-bit levels above one another, rounded to whole numbers, to the bit as Pillow's `BOX` resize has them.
 
     Args:
-        levels: float [..., H, W], whole numbers from 0 to 255.
+        levels: uint8 [..., H, W]; bytes are moved, and only what is summed up is float32.
         height: Wanted height, no more than H.
 
+    Returns:
+        uint8 [..., height, W].
     Example:
-        >>> shrink_columns(torch.tensor([0.0, 1.0, 4.0, 6.0, 8.0]).view(5, 1), 2).flatten()
-        tensor([2., 7.])
+        >>> shrink_columns(torch.tensor([0, 1, 4, 6, 8], dtype=torch.uint8).view(5, 1), 2).flatten()
+        tensor([2, 7], dtype=torch.uint8)
     """
     places, inside, counts, half_up = (table.to(levels.device) for table in boxes(levels.shape[-2], height))
-    total = levels.index_select(-2, places[0])
+    total = levels.index_select(-2, places[0]).float()
     for rows, share in zip(places[1:], inside[1:], strict=True):
         total += levels.index_select(-2, rows).mul_(share)
-    return total.div_(counts).add_(half_up).floor_()
+    return total.div_(counts).add_(half_up).to(torch.uint8)
 
 
 @lru_cache(maxsize=64)
@@ -108,7 +110,7 @@ def boxes(size: int, new: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     mean that ends in one half goes up if the rounded weight is no less than the true one, and else down.
 
     Returns:
-        Places int64 [K, new]; 1 where a place belongs to the box and 0 where it fills up, float [K, new, 1]; the number
+        Places int64 [K, new]; 1 where a place belongs to the box and 0 where it fills up, uint8 [K, new, 1]; the number
         of pixels, float [new, 1]; the addend, float [new, 1].
     """
     centres = [(place + 0.5) * (size / new) for place in range(new)]
@@ -117,7 +119,7 @@ def boxes(size: int, new: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     steps = torch.arange(int(counts.max()))[:, None]
     goes_up = (2**22 / counts.double()).add(0.5).floor() * counts >= 2**22
     half_up = 0.5 + torch.where(goes_up, 0.25, -0.25) / counts
-    inside = (steps < counts).float()[..., None]
+    inside = (steps < counts).to(torch.uint8)[..., None]
     return (starts + steps).clamp_(max=size - 1), inside, counts.float()[:, None], half_up[:, None]
 
 

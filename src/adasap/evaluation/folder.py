@@ -88,10 +88,10 @@ class EvaluationFolder:
 
     def _file(self, suite: str, cell: Cell) -> Path:
         name = str(cell) if cell.is_clean else f"{cell.corruption}-{cell.severity}"
-        return self.path / "cells" / _file_name(suite) / f"{_file_name(name)}.safetensors"
+        return self.path / "cells" / file_name(suite) / f"{file_name(name)}.safetensors"
 
 
-def _file_name(name: str) -> str:
+def file_name(name: str) -> str:
     """The name as a file may have it, else its digest: a recipe may name a suite anything."""
     plain = re.fullmatch(r"\w[\w.-]{0,99}", name, re.ASCII)
     return name if plain else hashlib.sha256(name.encode()).hexdigest()[:24]

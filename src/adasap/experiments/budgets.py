@@ -15,6 +15,29 @@ _BYTES = 4
 """Of a parameter as float32."""
 
 
+def budget_keys(text: str | Mapping[str, Any]) -> dict[str, Any]:
+    """What a budget says, as it is written.
+
+    Args:
+        text: `KEY=VALUE`, several with commas, or the keys themselves.
+    Raises:
+        RecipeError: If a part has no value.
+
+    Example:
+        >>> budget_keys("macs=0.5, depth=true")
+        {'macs': 0.5, 'depth': True}
+    """
+    if not isinstance(text, str):
+        return dict(text)
+    keys: dict[str, Any] = {}
+    for part in text.split(","):
+        key, equals, value = part.partition("=")
+        if not equals or not value:
+            raise RecipeError(f"--budget {part!r:.80} has no value; write it as macs=0.5")
+        keys[key.strip()] = parse_yaml(value, where=f"--budget {part!r:.80}", error=RecipeError)
+    return keys
+
+
 def budget_named(text: str | Mapping[str, Any], model: nn.Module) -> dict[str, Any]:
     """The keys of a recipe's `pruning.budget`.
 
@@ -22,10 +45,10 @@ def budget_named(text: str | Mapping[str, Any], model: nn.Module) -> dict[str, A
     dense model's buffers, such as the statistics of norm layers.
 
     Args:
-        text: `KEY=VALUE`, several with commas, or the keys themselves.
+        text: As of `budget_keys`.
         model: The dense model.
     Raises:
-        RecipeError: If a part has no value.
+        RecipeError: As of `budget_keys`.
         BudgetError: If the buffers alone are larger than `size_mb`.
 
     Example:
@@ -34,14 +57,7 @@ def budget_named(text: str | Mapping[str, Any], model: nn.Module) -> dict[str, A
         >>> budget_named("size_mb=2", nn.BatchNorm2d(100))
         {'parameters': 499798}
     """
-    keys: dict[str, Any] = {}
-    for part in text.split(",") if isinstance(text, str) else ():
-        key, equals, value = part.partition("=")
-        if not equals or not value:
-            raise RecipeError(f"--budget {part!r:.80} has no value; write it as macs=0.5")
-        keys[key.strip()] = parse_yaml(value, where=f"--budget {part!r:.80}", error=RecipeError)
-    if not isinstance(text, str):
-        keys = dict(text)
+    keys = budget_keys(text)
     if "size_mb" not in keys:
         return keys
     size = finite_number(keys.pop("size_mb"), "size_mb", above=0, error=BudgetError)

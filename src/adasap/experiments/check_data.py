@@ -13,7 +13,7 @@ from adasap.data import DataSource, open_source
 from adasap.data.checking import Inspection, check_files, inspect_files, inspect_images
 from adasap.data.images import is_image_set, remarks_of
 from adasap.experiments.name_suites import source_named
-from adasap.experiments.terminal import console_of, open_progress
+from adasap.experiments.terminal import console_of, lines_on, open_progress
 from adasap.io import atomic_write
 from adasap.report import Shown, Table
 
@@ -87,8 +87,14 @@ def _inspected(images: Any, source: Any, workers: int | None, console: Console) 
     if not paths:
         return inspect_images(images)
     with open_progress(console) as progress:
-        checks = check_files(paths, source.reading, workers=workers)
-        found = inspect_files(progress.track(checks, total=len(paths), description=""))
+        checks, tell = check_files(paths, source.reading, workers=workers), lines_on(console, "files")
+
+        def told() -> Iterator[Any]:
+            for number, check in enumerate(checks, start=1):
+                tell(number, len(paths))
+                yield check
+
+        found = inspect_files(progress.track(told(), total=len(paths), description=""))
     if hasattr(images, "broken_names"):
         found.problems += images.broken_names()
     return found

@@ -19,6 +19,8 @@ from adasap.tasks.data import Opening
 def classes_of(opened: OpenedModel) -> Names | None:
     """The class names of a model: kept in its file or weights, or of its recipe's training data."""
     name = opened.name
+    if opened.exported:
+        return opened.classes
     if opened.header is not None:
         return kept_classes(name)
     kept = kept_classes(opened.spec.weights)

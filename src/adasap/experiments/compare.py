@@ -31,8 +31,9 @@ class Compared(Shown):
         return self.folder / PAGE
 
     def parts(self) -> Iterator[Table | str]:
-        """One table, and lines about runs that nothing vouches for."""
+        """One table, and lines about runs that are not comparable or that nothing vouches for."""
         yield comparison_table(self.comparison)
+        yield from self.comparison.remarks
         for run in self.comparison.runs:
             if not run.has_digest:
                 yield f"{run.name}: no digest (an earlier version wrote it), so nothing says whether it was altered"
@@ -42,12 +43,15 @@ class Compared(Shown):
 def compare(runs: Sequence[str | Path], *, baseline: str = "dense", out: str | Path = "comparison") -> Compared:
     """Shows finished runs side by side on one page, with the same numbers as JSON, CSV and Markdown.
 
+    Runs with other test images, corruptions or severities than the baseline (else the first run) are marked as not
+    comparable: they have no gains over it and no point in the trade-off.
+
     Args:
         runs: Folders that `adasap.run` made.
         baseline: What gains are measured from: a run's name or folder, or `dense`.
         out: Folder for the page and its numbers.
     Raises:
-        DataError: If a folder holds no finished run, one was altered, or runs cannot be compared.
+        DataError: If a folder holds no finished run, one was altered, or runs are of different metrics.
     """
     found = read_runs([Path(run) for run in runs])
     name = next((run.name for run in found if Path(baseline) == run.folder), baseline)

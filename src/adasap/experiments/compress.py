@@ -26,10 +26,12 @@ from adasap.experiments.terminal import AnyConsole, JsonConsole, console_of
 from adasap.experiments.trust import require_trusted_recipe
 from adasap.export import kept_classes, save
 from adasap.export.model_file_reader import CLASSES
+from adasap.groups.group import not_exact
 from adasap.io import atomic_write, parse_yaml, read_text
 from adasap.models import open_model
 from adasap.pipeline import Result, compress
 from adasap.profiling.profile import Profile, profile_models
+from adasap.pruning.plan import widths_after
 from adasap.report import PAGE, Shown, Table, corruption_table, environment, gap_table, profile_table, stage_table
 from adasap.report.comparison import compare_runs
 from adasap.report.format import axis_title
@@ -267,7 +269,9 @@ def run_recipe(
     images = None if brief else task.timed_images(data)
     models = {"dense": dense, "compressed": result.model}
     profiles = profile_models(models, data.example, images=images, seconds=0.0 if brief else LATENCY_SECONDS)
-    target = measure_target(recipe.pruning.budget, models, result.dense_groups, data.example, profiles)
+    target = measure_target(
+        recipe.pruning.budget, models, result.dense_groups, data.example, profiles, plan=result.plan
+    )
     seconds = time.perf_counter() - started
     run = FinishedRun(folder, result, profiles, seconds, record, classes, str(target), recipe=recipe)
     if not brief:
@@ -411,10 +415,12 @@ def _finish_folder(run: FinishedRun, command: str, trust_builder: bool) -> None:
 
 
 def _groups_data(result: Result) -> list[dict[str, Any]]:
-    """Every group's channels before and after, and why it stayed whole if it had to."""
-    after = result.plan.widths()
+    """Every group's channels before and after, why it stayed whole if it had to, what is not exact if anything is."""
+    after = widths_after(result.dense_groups, result.plan)
+    marked = {g.name: not_exact(g, after[g.name]) for g in result.dense_groups}
     return [
-        {"name": g.name, "before": g.num_channels, "after": after.get(g.name, g.num_channels), "frozen": g.frozen}
+        {"name": g.name, "before": g.num_channels, "after": after[g.name], "frozen": g.frozen}
+        | ({"not_exact": marked[g.name]} if marked[g.name] else {})
         for g in result.dense_groups
     ]
 

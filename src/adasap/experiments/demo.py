@@ -81,9 +81,10 @@ def compression_recipes(demo: Demo, weights: str, seed: int) -> dict[str, dict[s
     epochs = demo.epochs
     adasap = copy.deepcopy(demo.recipe(seed)) | {"name": "adasap"}
     adasap["model"] |= {"weights": weights}
-    adasap["warm_up"] = {"epochs": epochs["warm_up"]}
+    strength = {"perturbation": {"loss_budget": demo.loss_budget}}
+    adasap["warm_up"] = {"epochs": epochs["warm_up"], "sharpness": {"kind": "adaptive", **strength}}
     adasap["pruning"] = {"epochs": epochs["pruning"], **demo.pruning}
-    adasap["fine_tune"] = {"epochs": epochs["fine_tune"], "sharpness": {"kind": "uniform", "rho": demo.rho}}
+    adasap["fine_tune"] = {"epochs": epochs["fine_tune"], "sharpness": {"kind": "uniform", "rho": demo.rho, **strength}}
     plain = copy.deepcopy(adasap) | {"name": "plain"}
     plain["warm_up"] |= PLAIN
     plain["fine_tune"] |= PLAIN

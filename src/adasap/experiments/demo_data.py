@@ -9,7 +9,6 @@ from typing import Any
 from adasap.experiments.known_names import DemoTask
 
 PLAIN = {"sharpness": {"kind": "plain"}}
-CORRUPTIONS = ["gaussian_noise", "gaussian_blur", "contrast"]
 
 
 @dataclass(frozen=True)
@@ -21,7 +20,8 @@ class Demo:
         dense_epochs: Of the dense model's own training.
         epochs: Of the three steps; the equal-compute baseline gets twice as many of each.
         pruning: Budget and events of step 2.
-        rho: Radius of step 3.
+        rho: Largest radius of step 3.
+        loss_budget: What each perturbation may raise the loss by.
         data: The test set as the command line names it.
         score: What the clean score is called.
     """
@@ -33,6 +33,7 @@ class Demo:
     rho: float
     data: str
     score: str
+    loss_budget: float = 0.1
 
     def recipe(self, seed: int) -> dict[str, Any]:
         """Plain training from a random start: no budget is spent and nothing is perturbed."""
@@ -75,7 +76,7 @@ DEMOS: dict[DemoTask, Demo] = {
             "data": {
                 "train": {"kind": "digits"},
                 "test": {"kind": "digits"},
-                "suites": {"corrupted": {"kind": "corrupted", "corruptions": CORRUPTIONS}},
+                "suites": {"corrupted": {"kind": "corrupted", "severities": [3]}},
             },
             "training": {
                 "batch_size": 64,

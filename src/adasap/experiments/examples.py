@@ -32,6 +32,9 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     "evaluate": (
         "adasap evaluate runs/resnet20_adasap_l2",
         "adasap evaluate runs/resnet20_adasap_l2/model.safetensors --data npz:test.npz --suite clean --suite corrupted",
+        "adasap evaluate runs/dense small=runs/resnet20_adasap_l2 --data npz:test.npz --suite clean --suite corrupted "
+        "--out side-by-side",
+        "adasap evaluate small.safetensors small.onnx small-int8.onnx --data npz:test.npz --out side-by-side",
         "adasap evaluate adasap:cifar_resnet20 --weights dense.safetensors --data cifar10:data --suite corrupted "
         "--corruptions fog,frost --severities 1,3,5 --limit 1000",
         "adasap evaluate torchvision:resnet50 --weights resnet50.safetensors --suite imagenet-val=imagenet --workers 8",
@@ -48,6 +51,7 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     "profile": (
         "adasap profile runs/resnet20_adasap_l2/model.safetensors --batch 32",
         "adasap profile torchvision:resnet50 --latency-table rn50.json --threads 1",
+        "adasap profile torchvision:resnet50 --latency-table rn50_int8.json --engine onnxruntime --int8",
     ),
     "groups": (
         "adasap groups torchvision:resnet50",
@@ -55,6 +59,8 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     ),
     "export": (
         "adasap export runs/resnet20_adasap_l2/model.safetensors small.onnx --to onnx",
+        "adasap export runs/resnet20_adasap_l2 small-int8.onnx --to onnx --int8 --calibrate cifar10:data",
+        "adasap export runs/resnet20_adasap_l2 small.pte --to executorch",
         "adasap export torchvision:resnet18 resnet18.pt2 --to torch-export --weights resnet18.safetensors",
     ),
     "prune": (

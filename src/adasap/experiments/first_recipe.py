@@ -35,6 +35,8 @@ from adasap.tasks.data import class_list
 
 _EPOCHS = ((1_000, 40), (5_000, 30), (20_000, 15), (100_000, 8))
 """Up to so many training images -> epochs in all; 6 above."""
+_REPEATS = 3
+"""How often each layer is timed for a budget of latency; `adasap profile` takes 7."""
 _FORWARD_COPIES = 3
 """Bytes of a step for each byte of a layer's output: the output, its gradient, and what operators keep."""
 
@@ -115,7 +117,8 @@ def init_recipe(
         weights: A file (.pth, .pt, .ckpt, .safetensors) of the dense model's weights.
         task: What the data are for, where they do not say it.
         budget: What may be left: `macs=0.5`, `parameters=1000000`, `size_mb=2` (a number of parameters, at four bytes
-            each), or `latency=0.5`, for which the layers are timed here, some minutes.
+            each), or `latency=0.5`, for which the layers are timed here, some minutes; in a runtime by
+            `latency=0.5,engine=onnxruntime`, in 8 bits with `,int8=true`.
         out: The recipe's file, which must not be there.
         model_options: `KEY=VALUE` for the builder.
         data_option: Further keys of the data source, `KEY=VALUE`.
@@ -136,7 +139,9 @@ def init_recipe(
     machine = look_at_machine()
     keys = budget_named(budget, net.module)
     if "latency" in keys and "latency_table" not in keys:
-        keys["latency_table"] = _timed(net, machine, out, console_of(console))
+        runtime = {name: keys.pop(name) for name in ("engine", "int8") if name in keys}
+        device = "cuda" if machine.has_gpu and not runtime else "cpu"
+        keys["latency_table"] = _timed(net, Setting(device, **runtime), out, console_of(console))
     choice = _Choice(task, net, seen, machine, keys, _name(model, data))
     own = not is_trusted(net.spec.builder) or seen.train.is_own or ":" in task
     command = f"adasap compress {out} --dry-run{' --trust-builder' * own}"
@@ -148,11 +153,19 @@ def init_recipe(
     return FirstRecipe(out, text, recipe, remarks, command)
 
 
-def _timed(net: SeenModel, machine: Machine, out: Path, console: Console) -> str:
+def _timed(net: SeenModel, setting: Setting, out: Path, console: Console) -> str:
     """The file of a latency table that is made beside the recipe."""
     path = out.with_name(f"{out.stem}_latency.json")
-    setting = Setting("cuda" if machine.has_gpu else "cpu")
-    latency_table(net.spec, path, seconds=1.0, num_plans=0, setting=setting, console=console, trust_builder=True)
+    latency_table(
+        net.spec,
+        path,
+        seconds=1.0,
+        repeats=_REPEATS,
+        num_plans=0,
+        setting=setting,
+        console=console,
+        trust_builder=True,
+    )
     return str(path)
 
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from adasap.experiments.known_names import TARGETS
+from adasap.experiments.known_names import ENGINES, TARGETS
 
 # of several verbs
 MODEL = (
     "A model file (model.safetensors), the folder of a run, torchvision:NAME, timm:NAME, smp:NAME, adasap:NAME, "
     "module:function, or a recipe (its dense model)."
 )
+MODELS = f"{MODEL} Also an exported .onnx, .xml or .pte. Several are shown side by side; NAME=MODEL names one."
 DATA = "Of --data: exif_orientation=false, white=4095, skip_broken=true, follow_links=true, split=val; repeat."
 CHANNELS = "Of a named model's inputs, a number per channel; a model file knows its own."
 WEIGHTS = "File (.safetensors, .pth, .pt, .ckpt) that fills a named model, or DEFAULT: published ones."
@@ -35,11 +36,14 @@ TASK = "Handwritten digits, or boxes around drawn shapes, or their masks."
 # profile, groups, export, prune
 BATCH = "The larger batch; batch 1 is always measured."
 TABLE = "Time the single layers instead, for latency budgets; resumes."
+ENGINE = f"What runs the models: {', '.join(ENGINES)}."
 PLANS = "Random plans that the latency table is tried on."
-TO = f"{', '.join(TARGETS)}, or one of your own: for onnxruntime, torch.export.load, adasap.load."
+TO = f"{', '.join(TARGETS)}, or one of your own: for onnxruntime, OpenVINO, ExecuTorch, torch.export.load, adasap.load."
 KEEP = "Patterns of modules whose channels stay: a list with commas, or repeated."
-BATCH_EXPORT = "The one batch size the file takes."
-BUDGET = "What may be left: macs=0.5, parameters=1000000, size_mb=2, latency=0.5,latency_table=FILE."
+TABLE_INEXACT = "Let the table know widths under norms, too, for budgets that may cut these."
+ALLOW_INEXACT = "Cut channels under a norm or mean over them, too; what is not exact is marked."
+BATCH_EXPORT = "The one batch size the file takes; ExecuTorch's always take one, by default 1."
+BUDGET = "What may be left: macs=0.5, parameters=1000000, size_mb=2, latency=0.5,latency_table=FILE; and depth=true."
 DATA_PRUNE = "Images for what looks at some, and for scores before and after: a folder, or KIND:PATH."
 SPLIT_PRUNE = "Of --data: what criteria, compensation and norms look at."
 RANKING = "Channels that are compared: of the whole model, of each group, or of groups built alike."

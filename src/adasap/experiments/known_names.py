@@ -88,7 +88,8 @@ SUITES = (
     "cifar10.1-v4",
     "tiny-imagenet-c",
 )
-TARGETS = ("onnx", "torch-export", "safetensors")
+ENGINES = ("torch", "onnxruntime", "openvino")
+TARGETS = ("onnx", "openvino", "executorch", "torch-export", "safetensors")
 
 Complete = Callable[[str], list[str]]
 """From the beginning of a word to the words it may become."""

@@ -13,7 +13,7 @@ from rich.console import Console
 from adasap.errors import BudgetError
 from adasap.experiments.name_models import AnyModel, Size, open_any
 from adasap.experiments.profile import require_usable
-from adasap.experiments.terminal import console_of, open_progress
+from adasap.experiments.terminal import console_of, lines_on, open_progress
 from adasap.groups import trace_groups
 from adasap.io import atomic_write
 from adasap.profiling import LatencyTable, Setting, TimingOptions, layer_calls, measure_layers_, read_latency_table
@@ -46,10 +46,9 @@ class MeasuredTable(Shown):
                 f"error of a plan's share of the dense time: median {statistics.median(errors):.1%}, "
                 f"worst {max(errors):.1%}"
             )
-        settings, points = self.table.settings, self.table.points
+        points = self.table.points
         yield (
-            f"{self.path}: {sum(map(len, points.values()))} points of {len(points)} layers, batch "
-            f"{settings['batch']}, {settings['processor']}, {settings['threads']} threads, {settings['precision']}.\n"
+            f"{self.path}: {sum(map(len, points.values()))} points of {len(points)} layers; {self.table.stated}.\n"
             f"Use it with `budget: {{latency: 0.5, latency_table: {self.path}}}`."
         )
 
@@ -60,9 +59,11 @@ def latency_table(
     *,
     batch: int = 1,
     seconds: float = 4.0,
+    repeats: int = 7,
     num_plans: int = 5,
     setting: Setting | None = None,
     size: Size | None = None,
+    allow_inexact: bool = False,
     console: Console | bool = False,
     trust_builder: bool = False,
 ) -> MeasuredTable:
@@ -75,13 +76,18 @@ def latency_table(
         path: The table's file.
         batch: Images in a batch.
         seconds: Time for each comparison of whole models, up to an hour.
+        repeats: How often a layer is timed at least, and whole models twice as often; medians count.
         num_plans: Random plans that the table is tried on.
-        setting: Device, threads, number type; by default float32 on the CPU (`adasap.profiling.Setting`).
+        setting: Device, threads, number type, engine; by default float32 in PyTorch on the CPU
+            (`adasap.profiling.Setting`).
         size: Of the images, where neither the model nor its kind knows: a side, or channels, height and width.
+        allow_inexact: Measure widths under norms over the channels, too, for budgets that may cut these.
         console: `True` shows a bar.
         trust_builder: Let a file import the module that it names.
     Raises:
+        ArgumentError: If the engine is not installed.
         BudgetError: If the file was measured in another setting.
+        ExportError: If the engine cannot run the model.
         ModelError: If the model cannot be opened, or the device cannot be used.
 
     Example:
@@ -97,23 +103,25 @@ def latency_table(
     opened, console = open_any(model, size=size, trust_builder=trust_builder), console_of(console)
     dense = opened.dense or opened.model
     settings = {**setting.describe(), "batch": batch, "pixels": opened.input_size[-1]}
-    table, options = _open_table(path, settings), TimingOptions(seconds=seconds)
+    table = _open_table(path, settings)
+    options = TimingOptions(repeats, milliseconds=2.0 * repeats, rounds=2 * repeats + 1, seconds=seconds)
     inputs = opened.example_inputs.repeat(batch, 1, 1, 1)
     with console.status("tracing"):
-        groups = trace_groups(dense, opened.example_inputs)
-        calls = layer_calls(dense, groups, inputs)
-    saved = time.monotonic()
+        groups = trace_groups(dense, opened.example_inputs, allow_inexact=allow_inexact)
+        calls = layer_calls(dense, groups, inputs, fused=table.fuses)
+    saved, tell = time.monotonic(), lines_on(console, "points of layers")
     with open_progress(console) as progress:
         bar = progress.add_task("layers", total=None)
 
         def done(measured: int, wanted: int) -> None:
             nonlocal saved
             progress.update(bar, completed=measured, total=wanted)
+            tell(measured, wanted)
             if measured == wanted or time.monotonic() - saved > SAVE_SECONDS:
                 _save(table, path)
                 saved = time.monotonic()
 
-        weight_bytes = sum(p.numel() for p in dense.parameters()) * setting.dtype.itemsize
+        weight_bytes = sum(p.numel() for p in dense.parameters()) * (1 if setting.int8 else setting.dtype.itemsize)
         measure_layers_(table, calls, setting, options, done, weight_bytes=weight_bytes)
     accuracy = None
     with console.status("measuring whole models"):
@@ -131,11 +139,11 @@ def _open_table(path: Path, settings: dict[str, object]) -> LatencyTable:
     if not path.is_file():
         return LatencyTable(settings)
     table = read_latency_table(path)
-    found = {name: table.settings.get(name) for name in settings}
-    if different := [name for name in settings if found[name] != settings[name]]:
+    found, wanted = ({"engine": "torch", "int8": False, **given} for given in (table.settings, settings))
+    if different := [name for name in wanted if found.get(name) != wanted[name]]:
         name = different[0]
         raise BudgetError(
-            f"{path} was measured with {name}={found[name]!r}, now it would be {settings[name]!r}; take another file "
+            f"{path} was measured with {name}={found.get(name)!r}, now it would be {wanted[name]!r}; take another file "
             "for another setting"
         )
     return table

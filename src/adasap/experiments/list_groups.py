@@ -22,8 +22,12 @@ class ListedGroups(Shown):
 
     def parts(self) -> Iterator[Table | str]:
         """A row for each group, then sums."""
-        rows = [[g.name, str(g.num_channels), _touched(g), "; ".join(g.frozen)] for g in self.groups]
-        yield Table(["group", "channels", "parameters it touches", "frozen because"], rows, left=(0, 2, 3))
+        rows = [[g.name, str(g.num_channels), _touched(g), _why_whole(g)] for g in self.groups]
+        heading = "frozen because"
+        if any(group.inexact for group in self.groups):
+            rows = [[*row[:3], row[3] or _not_exact(g)] for row, g in zip(rows, self.groups, strict=True)]
+            heading = "frozen because, or not exact"
+        yield Table(["group", "channels", "parameters it touches", heading], rows, left=(0, 2, 3))
         model, free = self.opened.model, prunable(self.groups)
         parameters, macs = Parameters(model, self.groups), MACs(model, self.groups, self.opened.example_inputs)
         yield (
@@ -33,18 +37,33 @@ class ListedGroups(Shown):
         )
 
 
+def _not_exact(group: ChannelGroup) -> str:
+    more = f" and {len(group.inexact) - 1} more" if len(group.inexact) > 1 else ""
+    return f"not exact: {group.inexact[0]}{more}" if group.inexact else ""
+
+
 def _touched(group: ChannelGroup) -> str:
     names = sorted({slot.name for slot in group.slots if slot.role != "statistic"})
     more = f" and {len(names) - _MOST_NAMES} more" if len(names) > _MOST_NAMES else ""
     return ", ".join(names[:_MOST_NAMES]) + more
 
 
-def list_groups(model: AnyModel, *, keep: Sequence[str] = ()) -> ListedGroups:
+def _why_whole(group: ChannelGroup) -> str:
+    """Why it is frozen, or that its channels are one unit, as where groups of layers do not nest."""
+    together = max(slot.positions.shape[1] for slot in group.slots)
+    if not group.frozen and group.num_channels == 1 and together > 1:
+        return f"these {together} channels only go together"
+    return "; ".join(group.frozen)
+
+
+def list_groups(model: AnyModel, *, keep: Sequence[str] = (), allow_inexact: bool = False) -> ListedGroups:
     """The channel groups of a model, opened as in `adasap.evaluate` (`adasap.trace_groups`).
 
     Args:
         model: A module, a `ModelSpec`, a builder's name, a model file or a recipe.
         keep: Patterns of modules whose channels stay.
+        allow_inexact: Whether channels under a norm or mean over them may go, which is then marked.
     """
     opened = open_any(model)
-    return ListedGroups(trace_groups(opened.model, opened.example_inputs, keep=tuple(keep)), opened)
+    groups = trace_groups(opened.model, opened.example_inputs, keep=tuple(keep), allow_inexact=allow_inexact)
+    return ListedGroups(groups, opened)

@@ -19,7 +19,7 @@ from adasap.models import ModelSpec, default_input_size, is_trusted, open_model
 from adasap.models.builders import resolve_builder
 from adasap.models.inputs import Size
 from adasap.models.open import build_model
-from adasap.models.preparation import Preparation, preparation_of
+from adasap.models.preparation import Preparation, carried_mean_std, preparation_of
 from adasap.models.published import is_published
 from adasap.models.weight_files import read_tensors
 from adasap.models.weights import unwrapped_names
@@ -229,11 +229,9 @@ def takes(model: nn.Module, size: Sequence[int]) -> bool:
 def _preparation(spec: ModelSpec, model: nn.Module) -> Preparation:
     """What the weights want: of torchvision or timm, or what a model of timm's kind carries with it."""
     found = preparation_of(spec)
-    carried = getattr(model, "pretrained_cfg", None) or getattr(model, "default_cfg", None)
-    if not found.said_by and isinstance(carried, Mapping) and carried.get("mean") and carried.get("std"):
-        mean, std = (tuple(float(number) for number in carried[key]) for key in ("mean", "std"))
-        if len(mean) == len(std) == len(spec.mean):
-            return replace(found, mean=mean, std=std, said_by="the model's own configuration")
+    carried = None if found.said_by else carried_mean_std(model, len(spec.mean))
+    if carried is not None:
+        return replace(found, mean=carried[0], std=carried[1], said_by="the model's own configuration")
     return found
 
 

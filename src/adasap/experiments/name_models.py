@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,6 +22,7 @@ from adasap.groups.past import past_of
 from adasap.io import parse_yaml
 from adasap.models import ModelSpec, default_input_size, input_size_of, is_trusted, open_model
 from adasap.models.open import IMAGENET_MEAN, IMAGENET_STD
+from adasap.models.preparation import carried_mean_std
 
 Size = int | tuple[int, int, int]
 """Side of square images in pixels, or channels, height and width."""
@@ -67,6 +69,9 @@ class OpenedModel:
         dense: The unpruned one of a model file.
         header: What the model file says.
         name: What it was opened by; empty for a module.
+        exported: Whether a file computes it in another runtime.
+        classes: Names of its outputs, where whoever opened it knows them.
+        notes: What else is to be known of it.
     """
 
     model: nn.Module
@@ -74,6 +79,9 @@ class OpenedModel:
     dense: nn.Module | None = None
     header: ModelFile | None = None
     name: str = ""
+    exported: bool = False
+    classes: tuple[str, ...] | None = None
+    notes: tuple[str, ...] = ()
 
     @property
     def example_inputs(self) -> Tensor:
@@ -94,7 +102,7 @@ class OpenedModel:
     def is_filled(self) -> bool:
         """Whether its numbers are more than its builder's: a module's are the user's word."""
         weights = self.spec.weights is not None or self.spec.backbone_weights is not None
-        return weights or self.header is not None or not self.name
+        return weights or self.exported or self.header is not None or not self.name
 
 
 AnyModel = nn.Module | ModelSpec | ModelName | OpenedModel | str | Path
@@ -224,6 +232,8 @@ def _spec_of(
     given = channels or (size[0] if isinstance(size, tuple) else len(mean) or _input_channels(model))
     sides = (size, size) if isinstance(size, int) else None if found is None else found[1:]
     preparation: dict[str, Any] = {"mean": tuple(mean), "std": tuple(std)}
+    if not mean and not std and (carried := carried_mean_std(model, given)):
+        return replace(built, input_size=None if sides is None else (given, *sides), mean=carried[0], std=carried[1])
     if sides is None and not mean and not std and given != 3:
         preparation = {"mean": (0.5,) * given, "std": (0.5,) * given}
     return replace(built, input_size=None if sides is None else (given, *sides), **preparation)
@@ -283,3 +293,29 @@ def builder_options(texts: Sequence[str]) -> dict[str, Any]:
             raise ModelError(f"--model-option {key} is given twice; give it once")
         options[key] = parse_yaml(value, where=f"--model-option {key}", error=ModelError)
     return options
+
+
+def name_before(text: str) -> tuple[str, str]:
+    """The name in `NAME=MODEL`, empty without one, and the model.
+
+    Example:
+        >>> name_before("small=runs/a"), name_before("adasap:digits_net")
+        (('small', 'runs/a'), ('', 'adasap:digits_net'))
+    """
+    match = re.match(r"([\w .-]+)=(.+)", text)
+    return (match[1], match[2]) if match else ("", text)
+
+
+def short_name(place: str) -> str:
+    """What a model is called in a table.
+
+    Example:
+        >>> short_name("runs/a/model.safetensors"), short_name("adasap:cifar_resnet20"), short_name("out/small.onnx")
+        ('a', 'cifar_resnet20', 'small.onnx')
+    """
+    path = Path(place)
+    if path.suffix in (".safetensors", ".yaml", ".yml"):
+        return path.parent.name if path.stem == "model" and path.parent.name else path.stem
+    if path.is_dir() or path.is_file() or (path.suffix and ":" not in place):
+        return path.name
+    return place.rpartition(":")[2]

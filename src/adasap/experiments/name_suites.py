@@ -12,6 +12,7 @@ from adasap.data.decoding import Reading
 from adasap.data.items import is_indexed
 from adasap.errors import DataError, suggestion
 from adasap.evaluation import Suite, SuiteSource, open_own_suite, open_suite
+from adasap.experiments.find_data import kind_at
 from adasap.experiments.name_models import ModelName
 from adasap.experiments.recipe import DEFAULT_TASK, Recipe, read_recipe
 from adasap.io import parse_yaml
@@ -100,10 +101,15 @@ class SuiteOptions:
         return source if not self.severities else replace(source, severities=tuple(self.severities))
 
     def data_source(self, text: str) -> DataSource:
-        """The data set that `KIND:PATH` names."""
+        """The data set that `KIND:PATH` names, or that lies at a path."""
+        if ":" not in text and Path(text).exists():
+            text = f"{kind_at(Path(text))}:{text}"
         kind, colon, path = text.partition(":")
         if not colon or (kind not in SOURCES and not path.isidentifier()):
-            raise DataError(f"{text!r} is no data set: write KIND:PATH with one of the kinds {', '.join(SOURCES)}")
+            raise DataError(
+                f"{text!r} is no data set: give a folder or file that is there, or write KIND:PATH with one of "
+                f"the kinds {', '.join(SOURCES)}"
+            )
         own = kind not in SOURCES  # package.module:function
         resizing = self.resizing
         source = DataSource(
@@ -241,16 +247,15 @@ def data_options(texts: Sequence[str]) -> dict[str, Any]:
         parsed = parse_yaml(value, where=f"--data-option {text!r}", error=DataError)
         if type(parsed) not in _KINDS[key]:
             raise DataError(f"--data-option {text!r}: give {_WANTED[_KINDS[key][0]]}, as in {key}={_EXAMPLES[key]}")
-        if key in _COLUMNS:
+        if key in _OPTIONS:
             found.setdefault("options", {})[key] = parsed
         else:
             found[key] = parsed
     return found
 
 
-_COLUMNS = ("image", "label")  # options of the kind `hf`
-
-
+_OPTIONS = ("image", "label", "mask", "objects", "box_format", "mask_suffix")
+"""`options` of the kinds of shards, of sets of `datasets`, and of folders of masks."""
 _KINDS: dict[str, tuple[type, ...]] = {
     "exif_orientation": (bool,),
     "white": (float, int),
@@ -260,6 +265,10 @@ _KINDS: dict[str, tuple[type, ...]] = {
     "split": (str,),
     "image": (str,),
     "label": (str,),
+    "mask": (str,),
+    "objects": (str,),
+    "box_format": (str,),
+    "mask_suffix": (str,),
 }
 _WANTED = {bool: "true or false", float: "a number", int: "a whole number", str: "a name"}
 _EXAMPLES = {"exif_orientation": "false", "white": "4095", "most_pixels": "200000000", "skip_broken": "true"} | {
@@ -267,6 +276,10 @@ _EXAMPLES = {"exif_orientation": "false", "white": "4095", "most_pixels": "20000
     "split": "val",
     "image": "img",
     "label": "fine_label",
+    "mask": "annotation",
+    "objects": "annotations",
+    "box_format": "xyxy",
+    "mask_suffix": "_mask",
 }
 
 

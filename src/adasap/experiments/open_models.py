@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -22,7 +21,16 @@ from adasap.data.items import read_items
 from adasap.errors import DataError, ModelError
 from adasap.experiments.classes import classes_of
 from adasap.experiments.compress import open_task
-from adasap.experiments.name_models import AnyModel, ModelName, Size, open_any, sized, without_weights
+from adasap.experiments.name_models import (
+    AnyModel,
+    ModelName,
+    Size,
+    name_before,
+    open_any,
+    short_name,
+    sized,
+    without_weights,
+)
 from adasap.experiments.name_suites import require_indexed
 from adasap.experiments.recipe import DEFAULT_TASK, Recipe, read_recipe
 from adasap.experiments.trust import require_trust, require_trusted_recipe
@@ -77,7 +85,7 @@ def open_candidates(
             known: dict[str, Any] = {"size": size, "mean": mean, "std": std, "trust_builder": trust_builder}
             model = ModelName(name=str(model), **known)
         if isinstance(model, ModelName):
-            said, place = _named(model.name)
+            said, place = name_before(model.name)
             name, model = name or said, replace(model, name=place)
             if Path(place).is_dir():
                 prefix = f"{name}: " if name else ""
@@ -85,7 +93,7 @@ def open_candidates(
                 continue
         opened = open_any(model, size=size, mean=mean, std=std)
         plan = opened.header.plan if opened.header else None
-        title = name or _short(opened.title)
+        title = name or short_name(opened.title)
         classes = classes_of(opened)
         found.append(Candidate(title, opened.model, opened.spec, plan, classes, without_weights(opened)))
     if not found:
@@ -121,7 +129,7 @@ def run_recipe_of(text: str) -> Recipe | None:
 
 def folder_of(text: str) -> Path:
     """The path without a name before it."""
-    return Path(_named(text)[1])
+    return Path(name_before(text)[1])
 
 
 def open_images(
@@ -281,20 +289,8 @@ def _stage(folder: Path, stage: str, title: str, dense: nn.Module, recipe: Recip
     model, text = copy.deepcopy(dense), metadata["plan"]
     plan = PruningPlan.from_json(text) if text else None
     if plan is not None:
-        groups = trace_groups(model, torch.zeros(1, *input_size_of(recipe.model)), keep=recipe.pruning.keep)
+        example, pruning = torch.zeros(1, *input_size_of(recipe.model)), recipe.pruning
+        groups = trace_groups(model, example, keep=pruning.keep, allow_inexact=pruning.allow_inexact)
         apply_plan_(model, groups, plan)
     model.load_state_dict(tensors)
     return Candidate(title, model.eval(), recipe.model)
-
-
-def _named(text: str) -> tuple[str, str]:
-    match = re.match(r"([\w .-]+)=(.+)", text)
-    return (match[1], match[2]) if match else ("", text)
-
-
-def _short(place: str) -> str:
-    """`runs/a/model.safetensors` -> `a`, `adasap:cifar_resnet20` -> `cifar_resnet20`."""
-    path = Path(place)
-    if path.suffix in (".safetensors", ".yaml", ".yml"):
-        return path.parent.name if path.stem == "model" and path.parent.name else path.stem
-    return place.rpartition(":")[2]

@@ -17,8 +17,11 @@ from adasap.experiments.compress import open_data, open_task, require_readable_i
 from adasap.experiments.recipe import Overrides, Recipe, open_recipe
 from adasap.experiments.trust import require_trusted_recipe
 from adasap.groups import ChannelGroup
+from adasap.groups.group import not_exact
+from adasap.groups.past import branches_of
 from adasap.models import open_model
 from adasap.pruning import PruningPlan, amount
+from adasap.pruning.plan import widths_after
 from adasap.report import Shown, Table
 from adasap.report.format import duration
 from adasap.tasks import Data
@@ -112,7 +115,8 @@ def preview(
     run = CompressionRun(model, task, data, recipe, folder=None, observe=ignore)
     plan, seconds = first_plan(run)
     score = first_score(run)
-    kept, steps = plan.widths(), run.timetable.plain_steps(recipe)
+    kept, steps = widths_after(run.dense_groups, plan), run.timetable.plain_steps(recipe)
+    cost = run.cost.total(plan.widths())
     reading, workers = reading_seconds(run), recipe.training.num_workers
     waiting = max(0.0, reading / workers - seconds) if workers else reading
     training, evaluation = steps * seconds + run.timetable.num_steps * waiting, evaluation_seconds(run)
@@ -120,7 +124,7 @@ def preview(
     return Preview(
         name=recipe.name,
         plan=plan,
-        cost=run.cost.total(kept),
+        cost=cost,
         dense_cost=run.cost.dense,
         limit=run.timetable.events[-1].limit,
         unit=run.cost.unit,
@@ -134,7 +138,7 @@ def preview(
         device=_device_line(run),
         by_part=parts_table(run.dense_groups, kept),
         table=_groups_table(run.dense_groups, kept),
-        summary="\n".join(_summary(run, kept, steps, seconds, training, evaluation, evaluations)),
+        summary="\n".join(_summary(run, plan, cost, steps, seconds, training, evaluation, evaluations)),
         unusual=(*to_look_at, *_about_data(recipe, data)),
     )
 
@@ -146,18 +150,22 @@ def _num_evaluations(run: CompressionRun) -> int:
 
 def _summary(
     run: CompressionRun,
-    kept: Mapping[str, int],
+    plan: PruningPlan,
+    cost: float,
     steps: float,
     seconds: float,
     training: float,
     evaluation: float | None,
     evaluations: int,
 ) -> Iterator[str]:
-    cost, dense, times = run.cost.total(kept), run.cost.dense, run.timetable
+    dense, times, branches = run.cost.dense, run.timetable, branches_of(run.dense_groups)
     yield (
         f"Budget: {amount(dense)} {run.cost.unit} now, at most {amount(times.events[-1].limit)} allowed at the end, "
         f"{amount(cost)} ({cost / dense:.3f}) by this plan."
     )
+    if branches:
+        taken = [branch.name for branch in branches if branch.modules.items() <= plan.removed.items()]
+        yield f"Depth: {len(taken)} of {len(branches)} residual branches go whole: {', '.join(taken) or 'none'}."
     yield (
         f"Steps: {times.num_steps:,}: warm-up to {times.warm_up_end:,}, {len(times.events)} pruning events to "
         f"{times.pruning_end:,}, then fine-tuning; they cost {steps:.0f} plain steps, and one took {seconds:.2f} "
@@ -265,8 +273,12 @@ def _parts_of(groups: Sequence[ChannelGroup]) -> list[tuple[str, Sequence[Channe
 
 
 def _groups_table(groups: Sequence[ChannelGroup], kept: Mapping[str, int]) -> Table:
-    rows = [[g.name, str(g.num_channels), str(kept.get(g.name, g.num_channels)), "; ".join(g.frozen)] for g in groups]
-    return Table(["group", "channels", "would keep", "frozen because"], rows, left=(0, 3))
+    width = {group.name: kept.get(group.name, group.num_channels) for group in groups}
+    said = {group.name: "; ".join(group.frozen) or not_exact(group, width[group.name]) for group in groups}
+    rows = [[g.name, str(g.num_channels), str(width[g.name]), said[g.name]] for g in groups]
+    inexact = any(group.inexact for group in groups)
+    heading = "frozen because, or not exact" if inexact else "frozen because"
+    return Table(["group", "channels", "would keep", heading], rows, left=(0, 3))
 
 
 def _shortened(lines: Sequence[str]) -> list[str]:

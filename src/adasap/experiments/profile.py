@@ -51,7 +51,8 @@ def profile(
         model: A module (copied), a `ModelSpec`, a builder's name, a model file or a recipe.
         batch: The larger batch; batch 1 is always measured.
         seconds: Time for each comparison of whole models, up to an hour.
-        setting: Device, threads, number type; by default float32 on the CPU (`adasap.profiling.Setting`).
+        setting: Device, threads, number type, engine of the latency; by default float32 in PyTorch on the CPU
+            (`adasap.profiling.Setting`).
         size: Of the images, where neither the model nor its kind knows: a side, or channels, height and width.
         trust_builder: Let a file import the module that it names.
     Raises:
@@ -71,12 +72,13 @@ def profile(
 
 
 def require_usable(setting: Setting, seconds: float) -> None:
-    """Checks a time to measure for, and that the device is there.
+    """Checks a time to measure for, and that device and engine are there.
 
     Raises:
-        ModelError: If not.
+        ModelError: If not; of an engine ArgumentError.
     """
     require_within(ModelError, 0, 3600, **{"--seconds": seconds})
+    setting.opened_engine()
     try:
         torch.zeros(1, device=setting.device)
     except (RuntimeError, AssertionError) as error:

@@ -14,7 +14,7 @@ from adasap.checks import require_within
 from adasap.criteria import build_criterion
 from adasap.data import DataSource, open_source
 from adasap.errors import ArgumentError
-from adasap.experiments.budgets import budget_named
+from adasap.experiments.budgets import budget_keys, budget_named
 from adasap.experiments.classes import classes_of
 from adasap.experiments.evaluate import evaluate
 from adasap.experiments.find_data import FoundData, find_data, with_keys
@@ -24,11 +24,12 @@ from adasap.experiments.name_suites import data_options
 from adasap.experiments.open_models import Candidate, open_images, prepared_batches
 from adasap.experiments.recipe import DEFAULT_TASK, TaskSpec
 from adasap.export import save, state_bytes
-from adasap.pruning import Pruned, amount, prune
+from adasap.pruning import BudgetOptions, Pruned, amount, prune
 from adasap.pruning.compensate import Compensate
 from adasap.pruning.ranking import Ranking
 from adasap.report import Shown, Table
 from adasap.report.format import score_text
+from adasap.report.target import measure_target
 from adasap.tasks import BaseTask, Metric
 from adasap.tasks.data import class_list, names_of
 
@@ -91,6 +92,7 @@ def prune_model(
     min_kept: float = 0.0,
     multiple_of: int = 1,
     keep: Sequence[str] = (),
+    allow_inexact: bool = False,
     compensate: Compensate = "none",
     renew_norms: bool = False,
     images: int = 256,
@@ -109,7 +111,7 @@ def prune_model(
         model: A module (copied), a `ModelSpec`, a builder's name, a model file or a recipe.
         out: The model file to write; None writes nothing.
         budget: As in a recipe, `{"macs": 0.5}`, or as text: `macs=0.5`, `parameters=1000000`, `size_mb=2` (a number of
-            parameters at four bytes each), `latency=0.5,latency_table=FILE`.
+            parameters at four bytes each), `latency=0.5,latency_table=FILE`; with `,depth=true` branches may go whole.
         data: For criteria, compensation and norms that look at images, and for the scores before and after: a path,
             `KIND:PATH` or a `DataSource`. Splits are found by their usual names.
         split: What criteria, compensation and norms look at; by default the training images.
@@ -120,6 +122,7 @@ def prune_model(
         min_kept: Fraction of its width that every group keeps.
         multiple_of: Widths are multiples of it.
         keep: Patterns of module names whose channels stay.
+        allow_inexact: Whether channels under a norm or mean over them may go, which is then marked.
         compensate: New weights for what reads the channels that went: `least_squares`, or `fold`, without data.
         renew_norms: Estimate running statistics of norm layers anew.
         images: How many are looked at, drawn by the seed; fewer where there are no more.
@@ -138,18 +141,19 @@ def prune_model(
         (True, ['dense', 'pruned'])
     """
     require_within(ArgumentError, 1, 1_000_000, images=images, batch=batch)
-    needs = _what_looks_at_images(criterion, compensate, renew_norms)
+    keys = budget_keys(budget)
+    needs = _what_looks_at_images(criterion, compensate, renew_norms, bool(keys.get("depth")))
     if needs and data is None:
         raise ArgumentError(f"{' and '.join(needs)}: images are missing; give --data FOLDER, or KIND:PATH")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)  # weights that no file fills
         opened = open_any(model, size=size, mean=mean, std=std, trust_builder=trust_builder)
-    keys = budget_named(budget, opened.model)
+    keys = budget_named(keys, opened.model)
     train, test, remarks = _sources(data, split, test_split, data_option, opened)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     batches, loss, classes = None, None, classes_of(opened) or _classes_of(train)
     if train is not None and needs:
-        sample, used, said = _sample(train, images, seed, opened, task)
+        sample, used, said = training_sample(train, images, seed, opened, task)
         batches, loss = prepared_batches(sample, batch, used, device), used.loss
         looked = (
             f"{', '.join(needs)}: {len(sample):,} images of {train.where}, split {train.own_split('train') or 'train'}"
@@ -164,11 +168,13 @@ def prune_model(
         min_kept=min_kept,
         multiple_of=multiple_of,
         keep=tuple(keep),
+        allow_inexact=allow_inexact,
         batches=batches,
         loss=loss,
         compensate=compensate,
         renew_norms=renew_norms,
     )
+    remarks += _time_remarks(keys, opened, pruned)
     scores, metric = {}, None
     if test is not None:
         after = replace(opened, model=pruned.model, dense=None)
@@ -177,7 +183,7 @@ def prune_model(
             found = evaluate(one, test, "clean", task=task, classes=classes, **asked)
             scores[name] = found["clean"].mean
             remarks += [line for line in found.notes if line not in remarks]
-        metric = _task_class(task, test).primary_metric
+        metric = task_class_for(task, test).primary_metric
         count = len(found["clean"].per_image())
         remarks.append(f"scored on {count:,} images of {test.where}, split {test.split or 'test'}")
     if out is not None:
@@ -188,10 +194,21 @@ def prune_model(
     return PrunedFile(pruned, opened.model.cpu(), written, scores, metric, tuple(remarks))
 
 
-def _what_looks_at_images(criterion: str, compensate: str, renew_norms: bool) -> list[str]:
+def _time_remarks(keys: Mapping[str, Any], opened: OpenedModel, pruned: Pruned) -> list[str]:
+    """A budget of time beside what both models take in the table's engine, if they run here."""
+    budget = BudgetOptions(**keys)
+    if not budget.is_latency:
+        return []
+    models = {"dense": opened.model.cpu(), "compressed": pruned.model}
+    example = opened.example_inputs.cpu()
+    return [str(measure_target(budget, models, pruned.dense_groups, example, {}, plan=pruned.plan))]
+
+
+def _what_looks_at_images(criterion: str, compensate: str, renew_norms: bool, depth: bool) -> list[str]:
     """What cannot do without images, by its name."""
     needs = [f"the criterion {criterion}"] if build_criterion(criterion).needs else []
     needs += ["least_squares"] if compensate == "least_squares" else []
+    needs += ["a budget with depth"] if depth else []
     return [*needs, "renewed norms"] if renew_norms else needs
 
 
@@ -223,15 +240,16 @@ def _classes_of(source: DataSource | None) -> tuple[str, ...] | None:
     return names_of(open_source(source, source.own_split("train") or "train", trust_code=True))
 
 
-def _task_class(task: str | None, source: DataSource) -> type[BaseTask[Any]]:
+def task_class_for(task: str | None, source: DataSource) -> type[BaseTask[Any]]:
+    """The task that is named, else that which the data are for."""
     return TaskSpec(task or source.row.task or DEFAULT_TASK).task_class(trust_code=True)
 
 
-def _sample(
+def training_sample(
     source: DataSource, count: int, seed: int, opened: OpenedModel, task: str | None
 ) -> tuple[Any, BaseTask[Any], list[str]]:
     """Some training images, the task that prepares them, and what is to be said about them."""
-    kind = _task_class(task, source)
+    kind = task_class_for(task, source)
     model = Candidate(opened.title, opened.model, opened.spec, classes=classes_of(opened))
     used = None if kind.name == DEFAULT_TASK else kind.opened(kind.options_type(), opened.spec)
     _, sample, said = open_images(

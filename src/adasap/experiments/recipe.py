@@ -6,6 +6,7 @@ import dataclasses
 import json
 import types
 import typing
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
@@ -14,7 +15,7 @@ from typing import Any, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
-from adasap.errors import AdasapError, RecipeError, suggestion
+from adasap.errors import AdasapError, AdasapWarning, RecipeError, suggestion
 from adasap.experiments.renamed_keys import renamed
 from adasap.io import dump_yaml, parse_yaml, read_text
 from adasap.models import ModelSpec
@@ -129,6 +130,8 @@ def read_recipe(path: Path, overrides: Overrides = ()) -> Recipe:
     Raises:
         RecipeError: For a missing file, an unknown key (names the nearest), or a value of the wrong kind.
     """
+    if not isinstance(path, str | Path):
+        raise RecipeError(f"read_recipe reads a YAML file; got a {type(path).__name__}: adasap.run takes keys, too")
     return parse_recipe(overridden(read_tree(path), overrides))
 
 
@@ -355,6 +358,10 @@ def set_value(tree: dict[str, Any], override: str) -> None:
     set_key(tree, path, parse_yaml(value, where=f"--set {path:.80}", error=RecipeError))
 
 
+_WHOLE = {"training", "training.optimizer", "training.schedule", "training.runtime", "warm_up", "pruning", "fine_tune"}
+"""Sections of which a part is often meant; what names a choice (`sharpness`, `budget`, `data.train`) is meant whole."""
+
+
 def set_key(tree: dict[str, Any], path: str, value: Any) -> None:
     """Writes a value at a dotted key into nested dictionaries; those below the first are replaced by copies."""
     *parents, last = path.split(".")
@@ -366,7 +373,22 @@ def set_key(tree: dict[str, Any], path: str, value: Any) -> None:
             raise RecipeError(f"{path} cannot be set: {key!r} holds {child!r:.100}, which has no keys of its own")
         tree[key] = child = dict(child)  # an alias of YAML, or another cell of a sweep, may hold the same dictionary
         tree = child
+    lost = [f"`{path}.{key}`" for key in _dropped(path, tree.get(last), value)]
+    if lost:
+        alone = f"`{path}.{next(iter(value), 'KEY')}`"
+        warnings.warn(
+            f"setting `{path}` replaces that section of the recipe: {', '.join(lost)} of it no longer stand; name a "
+            f"key such as {alone} to change it alone",
+            AdasapWarning,
+            stacklevel=2,
+        )
     tree[last] = value
+
+
+def _dropped(path: str, before: Any, value: Any) -> list[str]:
+    """The keys of a section that a new one in its place does not name."""
+    both = isinstance(before, Mapping) and isinstance(value, Mapping)
+    return [key for key in before if key not in value] if both and path in _WHOLE else []
 
 
 def _check_plain(value: Any, place: str) -> None:

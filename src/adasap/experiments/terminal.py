@@ -118,6 +118,22 @@ def open_progress(console: Console) -> Progress:
     return Progress(*columns, console=console, transient=True, disable=not is_live(console))
 
 
+def lines_on(console: Console, what: str, *, seconds: float = 30.0) -> Callable[[int, int], None]:
+    """A function of how many of how many are done: a line every 30 s where no bar can move, nothing elsewhere.
+
+    Example:
+        >>> lines_on(open_console(), "layers", seconds=0.0)(3, 40)
+        layers: 3 of 40
+    """
+    due = Every(seconds)
+
+    def tell(done: int, total: int) -> None:
+        if not is_live(console) and not isinstance(console, JsonConsole) and due():
+            console.print(f"{what}: {done:,} of {total:,}", soft_wrap=True)
+
+    return tell
+
+
 def print_parts(console: Console, parts: Iterable[Table | str]) -> None:
     """Prints tables aligned, and each text in one line that is not broken."""
     for part in parts:

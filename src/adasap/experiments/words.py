@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+
+from typer import BadParameter
 
 from adasap.errors import DataError
 
@@ -57,3 +60,18 @@ def severities_listed(texts: Sequence[str] | None) -> list[int] | None:
     if wrong is not None:
         raise DataError(f"--severities {wrong}: give whole numbers from 1 to 5, such as --severities 1,3,5")
     return None if texts is None else [int(text) for text in texts]
+
+
+class PerChannel(tuple[float, ...]):
+    """A number for each channel; a class of its own, since Typer takes `tuple[...]` for a fixed number of words."""
+
+
+def numbers_of(word: str) -> PerChannel:
+    """The numbers of `.5,.5,.5`."""
+    try:
+        numbers = PerChannel(float(number) for number in word.split(","))
+    except ValueError as error:
+        raise BadParameter(f"{word!r} is not numbers; give one per channel, such as .5 .5 .5") from error
+    if not all(map(math.isfinite, numbers)):
+        raise BadParameter(f"{word!r}: give finite numbers, one per channel")
+    return numbers

@@ -173,7 +173,7 @@ def _result_of(folder: Path) -> dict[str, Any]:
 
 def _config(header: ModelFile) -> dict[str, Any]:
     spec = header.spec
-    widths = None if header.plan is None else header.plan.widths()
+    widths = None if header.plan is None else {name: len(kept) for name, kept in header.plan.kept.items()}
     return {
         "library_name": LIBRARY,
         "sha256": header.sha256,
@@ -259,7 +259,9 @@ def _sizes(run: Mapping[str, Any] | None) -> str:
 
 def _made(header: ModelFile, run: Mapping[str, Any] | None) -> str:
     plan = header.plan
-    cut = "Nothing was removed." if plan is None else f"{len(plan.widths())} groups of channels were cut."
+    cut = "Nothing was removed." if plan is None else f"{len(plan.kept)} groups of channels were cut."
+    if plan is not None and plan.removed:
+        cut += f" Residual branches were taken out whole; in place of modules: {dict(plan.removed)}."
     if run is None:
         return cut
     versions = run.get("environment", {}).get("packages", {})

@@ -135,6 +135,8 @@ def load(
         ModelFileError: If the file is missing, truncated, altered or foreign, names a builder that is not
             trusted, or does not fit the model that the builder makes.
     """
+    if not isinstance(path, str | Path):
+        raise ModelFileError(f"load opens a model file; got a {type(path).__name__}")
     header, tensors = read_file(path)
     if builder is None and not trust_builder and not is_trusted(header.spec.builder):
         raise ModelFileError(

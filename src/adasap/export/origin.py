@@ -14,6 +14,7 @@ from adasap.groups.cutting import cut_
 from adasap.groups.group import ChannelGroup, fingerprint, prunable
 from adasap.groups.materialise import computed_weights, materialise_weights_
 from adasap.groups.past import Past, past_of, past_with
+from adasap.groups.stand_ins import is_within
 from adasap.models.builders import check_options, is_trusted
 from adasap.models.inputs import default_input_size
 from adasap.models.open import ModelSpec, build_model
@@ -67,7 +68,7 @@ def origin_of(
         spec = spec.of_size(_image(past.input_size) or default_input_size(spec))
     if past.lost:
         raise PlanError(f"the cuts cannot be told in the dense model's indices: {past.lost}; {CURE}")
-    whole = PruningPlan.of(past.dense, past.kept) if plan is not None or past.is_cut else None
+    whole = PruningPlan.of(past.dense, past.kept, past.removed) if plan is not None or past.is_cut else None
     plain = _require_loadable(model, spec, past, builder, trust_builder)
     return Origin(spec, whole, past.dense, plain)
 
@@ -102,7 +103,7 @@ def _past(model: nn.Module, plan: PruningPlan | None, groups: Sequence[ChannelGr
         carried = getattr(groups, "past", None)
         anew = Past(known.spec, None, tuple(groups), plain_weights=known.plain_weights)
         before = carried if isinstance(carried, Past) and carried.dense else anew
-        return replace(before, now=tuple(groups)).then(plan.kept, ())
+        return replace(before, now=tuple(groups)).then(plan.kept, (), plan.removed)
     if known.dense or groups is None:
         return known
     return past_with(model, groups)
@@ -128,7 +129,8 @@ def _require_loadable(
         found, plain = _rebuilt(model, spec, past, builder, trust_builder)
     elif past.shapes:
         cut = _shapes_after(past)
-        found, plain = {name: cut.get(name, shape) for name, shape in wanted.items()}, past.plain_weights
+        found = {name: cut.get(name, shape) for name, shape in wanted.items() if not is_within(name, past.removed)}
+        plain = past.plain_weights
     else:
         return past.plain_weights
     wrong = [name for name in {**wanted, **found} if wanted.get(name) != found.get(name)]
@@ -153,8 +155,8 @@ def _rebuilt(
             if plain:
                 built = unwrap(build_model(spec, builder=builder, trust_builder=trust_builder))
                 plain = bool(make_plain_(built, spec))
-            if past.kept:
-                cut_(built, past.dense, past.kept)
+            if past.kept or past.removed:
+                cut_(built, past.dense, past.kept, past.removed)
     except (AdasapError, RuntimeError, LookupError, TypeError, AttributeError) as error:
         raise ModelFileError(f"the file could not be loaded, so it is not written: {error}; {CURE}") from error
     return _shapes(built), plain

@@ -44,9 +44,9 @@ def batched_program(model: nn.Module, arguments: Arguments, *, fixed: bool = Fal
         torch.Size([5, 2])
     """
     if fixed:
-        return export_program(model, arguments)
+        return export_program(model, arguments, keep_regions=True)
     try:
-        return export_program(model, arguments, dynamic_shapes=batch_axes(model, arguments))
+        return export_program(model, arguments, dynamic_shapes=batch_axes(model, arguments), keep_regions=True)
     except TraceError as error:
         export_program(model, arguments)  # a model that cannot be exported at all says so itself
         raise ExportError(

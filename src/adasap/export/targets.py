@@ -12,10 +12,13 @@ from typing import Any, BinaryIO, Protocol
 import torch
 from torch import nn
 
-from adasap.errors import ExportError
+from adasap.errors import ExportError, first_line
+from adasap.export.int8 import Scaling, quantise_onnx, quantise_openvino
 from adasap.export.model_file import load, model_bytes
 from adasap.export.parity import Runner, run_in_torch
 from adasap.export.program import batch_axes, batched_program
+from adasap.export.pte import pte_bytes, quantise_executorch
+from adasap.export.runtimes import RuntimeFile, imported_openvino, open_executorch, open_onnx, open_openvino
 from adasap.groups.group import ChannelGroup
 from adasap.groups.inputs import Arguments
 from adasap.models.open import ModelSpec
@@ -26,7 +29,12 @@ LARGEST_ONNX_FILE = 2**31
 
 
 class Target(Protocol):
-    """One kind of file. `export_model` calls the methods in this order."""
+    """One kind of file. `export_model` calls the methods in this order.
+
+    One that has INT8 also has `quantise(model, source, out, calibration, fixed_batch)`, as `Onnx`; one whose files
+    always take one batch size has `batch_size`, that of a file for which none is given; one whose files say what is in
+    them has `notes`, name -> text, which is set before it writes (`adasap.export.about`).
+    """
 
     @property
     def name(self) -> str:
@@ -50,17 +58,13 @@ class Onnx:
     """An ONNX file with the weights in it, run by onnxruntime; inputs keep the names that forward gives them."""
 
     name = "onnx"
+    notes: Mapping[str, str] = {}
 
     def require(self, model: nn.Module, fixed_batch: int | None) -> None:
         missing = [name for name in ("onnx", "onnxscript", "onnxruntime") if importlib.util.find_spec(name) is None]
         if missing:
             raise ExportError(f"export to onnx needs {', '.join(missing)}: pip install 'adasap[onnx]'")
-        for name, parameter in model.named_parameters():
-            if parameter.is_floating_point() and parameter.element_size() < 4:
-                raise ExportError(
-                    f"{name} is {parameter.dtype}, which cannot be compared to 1e-4 and does not run on every CPU; "
-                    "export model.float() and let the runtime lower the precision, or use torch-export"
-                )
+        require_single_precision(model)
         if (size := state_bytes(model)) >= LARGEST_ONNX_FILE:
             raise ExportError(
                 f"the weights take {size / 1e9:.1f} GB, and one ONNX file holds less than 2.1 GB; use torch-export"
@@ -68,8 +72,7 @@ class Onnx:
 
     def write(self, file: BinaryIO, model: nn.Module, arguments: Arguments, *, fixed: bool) -> None:
         program = batched_program(model, arguments, fixed=fixed)
-        outputs = len(program.graph_signature.user_outputs)
-        names = ["output"] if outputs == 1 else [f"output_{i}" for i in range(outputs)]
+        names = output_names(len(program.graph_signature.user_outputs))
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
@@ -86,21 +89,88 @@ class Onnx:
                 "replace the operator that it names"
             ) from error
         assert converted is not None
-        file.write(converted.model_proto.SerializeToString())
+        proto = converted.model_proto
+        for key, text in self.notes.items():
+            proto.metadata_props.add(key=key, value=text)
+        file.write(proto.SerializeToString())
 
     def open(self, path: Path) -> Runner:
-        import onnxruntime
+        return runner_of(open_onnx(path))
 
-        options = onnxruntime.SessionOptions()
-        options.log_severity_level = 3  # errors
-        session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-        names = [entry.name for entry in session.get_inputs()]
+    def quantise(
+        self, model: nn.Module, source: Path, out: Path, calibration: Scaling, fixed_batch: int | None
+    ) -> dict[str, Any]:
+        """Writes the INT8 file of a model whose float file is written, and returns how it was made."""
+        return quantise_onnx(source, out, calibration, fixed_batch, self.notes)
 
-        def run(inputs: Arguments) -> list[torch.Tensor]:
-            arrays = {name: tensor.numpy() for name, tensor in zip(names, inputs.tensors, strict=True)}
-            return [torch.from_numpy(array) for array in session.run(None, arrays)]
 
-        return run
+class OpenVino:
+    """OpenVINO's graph (.xml) and its weights beside it (.bin), run by OpenVINO on the CPU in float32."""
+
+    name = "openvino"
+    notes: Mapping[str, str] = {}
+    suffix = ".xml"
+
+    def require(self, model: nn.Module, fixed_batch: int | None) -> None:
+        if importlib.util.find_spec("openvino") is None:
+            raise ExportError("export to openvino needs openvino: pip install 'adasap[openvino]'")
+        require_single_precision(model)
+
+    def write(self, file: BinaryIO, model: nn.Module, arguments: Arguments, *, fixed: bool) -> None:
+        """Writes the graph into the file, the weights into one beside it."""
+        openvino = imported_openvino()
+        program = batched_program(model, arguments, fixed=fixed)
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                converted = openvino.convert_model(program)
+                sizes = [[n if fixed else -1, *rest] for n, *rest in (t.shape for t in arguments.tensors)]
+                converted.reshape(dict(zip(converted.inputs, map(openvino.PartialShape, sizes), strict=True)))
+        except Exception as error:  # the converter raises errors of many kinds
+            raise ExportError(
+                f"OpenVINO cannot follow {type(model).__name__}: {first_line(error)}; use onnx or torch-export, or "
+                "replace the operator that it names"
+            ) from error
+        for name, output in zip(output_names(len(converted.outputs)), converted.outputs, strict=True):
+            output.get_tensor().set_names({name})
+        for key, text in self.notes.items():
+            converted.set_rt_info(text, key.split("."))
+        openvino.serialize(converted, file.name, str(Path(file.name).with_suffix(".bin")))
+
+    def open(self, path: Path) -> Runner:
+        return runner_of(open_openvino(path))
+
+    def quantise(
+        self, model: nn.Module, source: Path, out: Path, calibration: Scaling, fixed_batch: int | None
+    ) -> dict[str, Any]:
+        """As `Onnx.quantise`."""
+        return quantise_openvino(source, out, calibration, fixed_batch, self.notes)
+
+
+class ExecuTorch:
+    """An ExecuTorch program for XNNPACK, run by the Python runtime of its wheel; it takes one batch size."""
+
+    name = "executorch"
+    notes: Mapping[str, str] = {}
+    batch_size = 1  # memory is planned in the file
+
+    def require(self, model: nn.Module, fixed_batch: int | None) -> None:
+        missing = [name for name in ("executorch", "torchao") if importlib.util.find_spec(name) is None]
+        if missing:
+            raise ExportError(f"export to executorch needs {', '.join(missing)}: pip install 'adasap[executorch]'")
+        require_single_precision(model)
+
+    def write(self, file: BinaryIO, model: nn.Module, arguments: Arguments, *, fixed: bool) -> None:
+        file.write(pte_bytes(model, arguments, self.notes))
+
+    def open(self, path: Path) -> Runner:
+        return runner_of(open_executorch(path))
+
+    def quantise(
+        self, model: nn.Module, source: Path, out: Path, calibration: Scaling, fixed_batch: int | None
+    ) -> dict[str, Any]:
+        """As `Onnx.quantise`; pt2e quantises the model's graph."""
+        return quantise_executorch(model, out, calibration, fixed_batch or self.batch_size, self.notes)
 
 
 class TorchExport:
@@ -152,11 +222,42 @@ class Safetensors:
 
 TARGETS: Registry[Callable[..., Target]] = Registry(
     "export target",
-    {"onnx": Onnx, "torch-export": TorchExport, "safetensors": Safetensors},
+    {
+        "onnx": Onnx,
+        "openvino": OpenVino,
+        "executorch": ExecuTorch,
+        "torch-export": TorchExport,
+        "safetensors": Safetensors,
+    },
     at="adasap.export.TARGETS",
     error=ExportError,
 )
 """Name -> what makes a target, without arguments; `safetensors` alone wants to be told of the model."""
+
+
+def require_single_precision(model: nn.Module) -> None:
+    """Raises ExportError, naming the first weights, if any have fewer bits than float32."""
+    for name, parameter in model.named_parameters():
+        if parameter.is_floating_point() and parameter.element_size() < 4:
+            raise ExportError(
+                f"{name} is {parameter.dtype}, which cannot be compared to 1e-4 and does not run on every CPU; "
+                "export model.float() and let the runtime lower the precision, or use torch-export"
+            )
+
+
+def runner_of(file: RuntimeFile) -> Runner:
+    """An open file by the arguments of forward."""
+    return lambda inputs: list(file.run(*inputs.tensors))
+
+
+def output_names(count: int) -> list[str]:
+    """What the outputs of a file are called.
+
+    Example:
+        >>> output_names(1), output_names(2)
+        (['output'], ['output_0', 'output_1'])
+    """
+    return ["output"] if count == 1 else [f"output_{i}" for i in range(count)]
 
 
 def state_bytes(model: nn.Module) -> int:
@@ -167,8 +268,3 @@ def state_bytes(model: nn.Module) -> int:
         32
     """
     return sum(t.numel() * t.element_size() for t in (*model.parameters(), *model.buffers()))
-
-
-def first_line(error: BaseException) -> str:
-    """The first line of a message that has any text."""
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)

@@ -11,6 +11,7 @@ VARIANTS.register("removal", "adasap.extras.removal:Removal")
 VARIANTS.register("stale", "adasap.extras.stale:Stale")
 
 SELECTIONS.register("candidates", "adasap.extras.candidates:Candidates")
+SELECTIONS.register("least_damage", "adasap.extras.least_damage:LeastDamage")
 
 PREPARATIONS.register("growing_l2", "adasap.extras.growing_penalty:GrowingPenalty")
 PREPARATIONS.register("soft_masks", "adasap.extras.soft_mask:SoftMasks")

@@ -18,9 +18,11 @@ from adasap.groups.masking import ChannelMask, mask_, masked
 from adasap.groups.materialise import materialise_weights_
 from adasap.groups.operators import register_operator
 from adasap.groups.past import Groups
+from adasap.groups.stand_ins import Branch
 from adasap.groups.trace import trace_groups
 
 __all__ = [
+    "Branch",
     "ChannelGroup",
     "ChannelMask",
     "CutProof",

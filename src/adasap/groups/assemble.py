@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 
 import torch
 from torch import Tensor
 
-from adasap.groups.components import distinct
+from adasap.groups.components import counted_columns, distinct
 from adasap.groups.group import ChannelGroup, Extent, Slot
 from adasap.groups.labels import Axis, LabelBook
 from adasap.groups.walk import OUTPUT
@@ -32,14 +33,18 @@ class _Units:
     Attributes:
         axes: All axes, in the order of forward.
         roots: Label -> component.
+        read: (name, dim) of the axes by which channels are read.
         signature: Component -> ((axis index, number of positions), ...).
         reasons: Component -> why it must stay.
+        inexact: Those reasons for which it may go, but not exactly.
     """
 
     axes: tuple[Axis, ...]
     roots: Tensor
+    read: set[tuple[str, int]]
     signature: dict[int, tuple[tuple[int, int], ...]]
     reasons: dict[int, frozenset[str]]
+    inexact: frozenset[str]
 
 
 def assemble_groups(book: LabelBook, drivers: Sequence[Driver] = ()) -> tuple[ChannelGroup, ...]:
@@ -67,10 +72,12 @@ def _units(book: LabelBook) -> _Units:
     has_producer = torch.zeros_like(roots, dtype=torch.bool)
     has_producer[component[produces[where]]] = True
     pairs = torch.stack([component, where])[:, has_producer[component]]
-    rows, counts = torch.unique(pairs, dim=1, return_counts=True)
-    signature: dict[int, list[tuple[int, int]]] = defaultdict(list)
-    for unit, axis, count in zip(rows[0].tolist(), rows[1].tolist(), counts.tolist(), strict=True):
-        signature[unit].append((axis, count))
+    rows, counts = counted_columns(pairs)
+    members, lengths = torch.unique_consecutive(rows[0], return_counts=True)
+    entries = iter(zip(rows[1].tolist(), counts.tolist(), strict=True))
+    signature = {
+        unit: tuple(islice(entries, length)) for unit, length in zip(members.tolist(), lengths.tolist(), strict=True)
+    }
     reasons: dict[int, set[str]] = defaultdict(set)
     for frozen, reason in book.frozen:
         for unit in distinct(roots[frozen]).tolist():
@@ -78,8 +85,10 @@ def _units(book: LabelBook) -> _Units:
     return _Units(
         axes,
         roots,
-        {unit: tuple(entries) for unit, entries in signature.items()},
+        book.read,
+        signature,
         {unit: frozenset(sentences) for unit, sentences in reasons.items()},
+        frozenset(book.inexact),
     )
 
 
@@ -94,12 +103,19 @@ def _group(
     rank[torch.tensor(members)] = 0
     ordered = dict.fromkeys(owners[rank[owners] == 0].tolist())
     rank[torch.tensor(list(ordered))] = torch.arange(len(ordered))
-    slots = tuple(_slot(axis, units.roots, rank, len(ordered)) for axis in axes)
+    slots = [_slot(axis, units.roots, rank, len(ordered)) for axis in axes]
+    slots += [
+        replace(slot, role="consumer")
+        for slot in slots
+        if (slot.name, slot.dim) in units.read and slot.role != "consumer"
+    ]
     extents = tuple(_extents(drivers, units.roots, rank, len(ordered)))
     rank[torch.tensor(members)] = -1
     reasons = units.reasons.get(members[0], frozenset())
+    inexact = tuple(sorted(reasons & units.inexact))
+    reasons -= units.inexact
     name = first.name.rpartition(".")[0] or first.name
-    group = ChannelGroup(name, len(ordered), slots, extents, tuple(sorted(reasons)), OUTPUT in reasons)
+    group = ChannelGroup(name, len(ordered), tuple(slots), extents, tuple(sorted(reasons)), OUTPUT in reasons, inexact)
     return (first.start, int(slots[0].positions[0, 0])), group
 
 

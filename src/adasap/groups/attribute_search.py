@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from itertools import chain, combinations, islice
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +16,9 @@ from adasap.groups.walk import Walked
 Kind = tuple[type[nn.Module], str, int | None]
 """An attribute of all modules of a class, with its place in a tuple."""
 
+MAX_CHOICES = 24
+"""Sets of attributes that are tried for one group; most are found by the first."""
+
 Fits = Callable[[ChannelGroup], bool]
 """Whether the model survives a cut of this group."""
 
@@ -22,9 +26,10 @@ Fits = Callable[[ChannelGroup], bool]
 class Adapter:
     """Finds, by trial, the smallest set of attributes that must fall with a group's channels.
 
-    Candidates are the integers of the modules around a call that equal one of its extents. An attribute that need
-    not change is left alone: it may be a number of another kind that has the same value by chance. What was found
-    for one module is taken for the others of its class.
+    Candidates are the integers of the modules around a call that equal one of its extents, first those of the
+    innermost module that has any. All are changed together, then one by one, all but one, and in pairs, as one may be
+    a number of another kind that has the same value by chance; what need not change is left alone. What was found for
+    one module is taken for the others of its class.
     """
 
     def __init__(self, model: nn.Module, walked: Walked) -> None:
@@ -33,17 +38,21 @@ class Adapter:
 
     def adapted(self, group: ChannelGroup, fits: Fits) -> ChannelGroup | None:
         """The group with the extents it needs, or None if none of them help."""
-        extents = [*group.extents, *self._candidates(group)]
-        if len(extents) == len(group.extents):
-            return None
-        likely = [extent for extent in extents if self.verdicts.get(self._kind(extent), True)]
-        if len(likely) < len(extents) and fits(replace(group, extents=tuple(likely))):
-            extents = likely
-        elif not fits(replace(group, extents=tuple(extents))):
-            return None
-        for extent in extents[len(group.extents) :]:
-            extents = self._without(group, extents, extent, fits)
-        return replace(group, extents=tuple(extents)) if len(extents) > len(group.extents) else None
+        for chosen in self._choices(group):
+            extents = [*group.extents, *chosen]
+            if fits(replace(group, extents=tuple(extents))):
+                for extent in chosen:
+                    extents = self._without(group, extents, extent, fits)
+                return replace(group, extents=tuple(extents)) if len(extents) > len(group.extents) else None
+        return None
+
+    def _choices(self, group: ChannelGroup) -> Iterator[tuple[Extent, ...]]:
+        """Sets of candidates in the order in which they are tried; each once, and no more than MAX_CHOICES."""
+        candidates, outer = tuple(self._candidates(group)), tuple(self._candidates(group, outer=True))
+        likely = tuple(extent for extent in candidates if self.verdicts.get(self._kind(extent), True))
+        several = [(likely, candidates), *(_some(found) for found in dict.fromkeys((candidates, outer)))]
+        by_name = {_names(chosen): chosen for chosen in chain.from_iterable(several) if chosen}
+        yield from islice(by_name.values(), MAX_CHOICES)
 
     def likened(self, group: ChannelGroup) -> ChannelGroup:
         """The group with those extents that others were found to need of modules of the same class."""
@@ -62,8 +71,13 @@ class Adapter:
     def _kind(self, extent: Extent) -> Kind:
         return type(self.model.get_submodule(extent.module)), extent.attribute, extent.index
 
-    def _candidates(self, group: ChannelGroup) -> Iterator[Extent]:
-        """Attributes that equal an extent, innermost modules first, with how far each channel lowers them."""
+    def _candidates(self, group: ChannelGroup, *, outer: bool = False) -> Iterator[Extent]:
+        """Attributes that equal an extent, innermost modules first, with how far each channel lowers them.
+
+        Args:
+            group: Whose channels stand along the extents.
+            outer: Look at all modules around a call, and not only at the innermost that has such an attribute.
+        """
         ranks = _ranks(self.walked, group)
         seen = {(extent.module, extent.attribute, extent.index) for extent in group.extents}
         for bound in self.walked.notes.bounds:
@@ -72,18 +86,30 @@ class Adapter:
             if not len(whole):
                 continue
             counts = torch.bincount(whole, minlength=group.num_channels)
-            for attribute in self._equal(bound.owners, len(rows)):
+            for attribute in self._equal(bound.owners, len(rows), outer):
                 key = (attribute.module, attribute.name, attribute.index)
                 if key not in seen:
                     seen.add(key)
                     yield Extent(*key, counts)
 
-    def _equal(self, owners: Sequence[str], value: int) -> list[Attribute]:
+    def _equal(self, owners: Sequence[str], value: int, outer: bool) -> list[Attribute]:
+        found: list[Attribute] = []
         for owner in owners:
-            found = [attribute for attribute in counts_of(self.model, [owner]) if attribute.value == value]
-            if found:
-                return found
-        return []
+            found += [attribute for attribute in counts_of(self.model, [owner]) if attribute.value == value]
+            if found and not outer:
+                break
+        return found
+
+
+def _some(candidates: tuple[Extent, ...]) -> Iterator[tuple[Extent, ...]]:
+    """One by one, all but one, in pairs, all."""
+    count = len(candidates)
+    sizes = dict.fromkeys(size for size in (1, count - 1, 2, count) if 0 < size <= count)
+    return chain.from_iterable(combinations(candidates, size) for size in sizes)
+
+
+def _names(extents: Sequence[Extent]) -> frozenset[tuple[str, str, int | None]]:
+    return frozenset((extent.module, extent.attribute, extent.index) for extent in extents)
 
 
 def _ranks(walked: Walked, group: ChannelGroup) -> Tensor:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -23,14 +23,18 @@ from adasap.groups.cutting import (
     named_tensors,
     removed_channels,
 )
-from adasap.groups.exported import evaluating, in_mode, require_accepted
+from adasap.groups.exported import evaluating, require_accepted
 from adasap.groups.fake_model import copied, shared_copy
-from adasap.groups.group import ChannelGroup
+from adasap.groups.group import ChannelGroup, not_exact
 from adasap.groups.inputs import Arguments, ExampleInputs, as_arguments
 from adasap.groups.masking import masked
 from adasap.groups.materialise import plain_model
+from adasap.groups.norms_masked import outputs_with_masked_norms
+from adasap.groups.past import branches_of
 from adasap.groups.preserving import preserved
 from adasap.groups.redraw import redraw_, scale_statistics_
+from adasap.groups.stand_ins import Branch, Removed, kept_of_left, left_of, silenced, take_out_, taken_out
+from adasap.groups.without_chance import training_without_chance
 
 MAX_RELATIVE_ERROR = 1e-9
 MIN_CONTROL = 1e-4
@@ -47,12 +51,15 @@ class CutProof:
         control: Group name -> relative change of the output when that group keeps the wrong channels instead.
         unproven: Groups whose wrong cut went unseen (`control` at most 1e-4): nothing is known about them.
         training_failure: What went wrong in a training-mode forward and backward of the cut model, or None.
+        not_exact: Groups under a norm over their channels that lost some, one sentence each: there the masked model's
+            norm sees the channels that stay alone.
     """
 
     relative_error: float
     control: Mapping[str, float]
     unproven: tuple[str, ...]
     training_failure: str | None
+    not_exact: tuple[str, ...] = ()
 
     @property
     def holds(self) -> bool:
@@ -71,7 +78,7 @@ class CutProof:
             parts.append(f"not proven: {', '.join(self.unproven)}")
         if self.training_failure:
             parts.append(f"training mode: {self.training_failure}")
-        return "; ".join(parts)
+        return "; ".join([*parts, *self.not_exact])
 
 
 def check_cut(
@@ -81,11 +88,14 @@ def check_cut(
     example_inputs: ExampleInputs,
     *,
     seed: int = 0,
+    removed: Removed | None = None,
 ) -> CutProof:
     """Prove on a re-drawn float64 copy that cutting equals masking and that a wrong cut would be seen.
 
-    Masked means that the input slices that read a removed channel are zero. The control of a group is the
-    same cut with that group's kept indices shifted by one, cyclically. The model itself is not touched.
+    Masked means that the input slices that read a removed channel are zero, and that norms over the channels of an
+    inexact group see those that stay alone; and that the last parameters of a branch that is taken out are zero. The
+    control of a group is the same cut with that group's kept indices shifted by one, cyclically, that of a branch the
+    same cut with the branch in place. The model itself is not touched.
 
     Args:
         model: The model as the groups describe it (dense, or cut before).
@@ -93,8 +103,9 @@ def check_cut(
         kept: Group name -> int64 [k] channels that stay; absent groups stay whole and are not controlled.
         example_inputs: As `trace_groups` takes them; floating tensors are drawn anew.
         seed: Of everything drawn.
+        removed: Modules that are taken out, of the branches that the groups carry (`plan.removed`).
     Raises:
-        PlanError: If `kept` does not fit the groups.
+        PlanError: If `kept` or `removed` do not fit the groups.
         AdasapError: If the model or the inputs are of a kind that cannot be cut.
     Example:
         >>> from adasap.groups.trace import trace_groups
@@ -104,6 +115,8 @@ def check_cut(
         True
     """
     whole_number(seed, "seed")
+    if not isinstance(kept, Mapping):
+        raise PlanError(f"kept is a {type(kept).__name__}; give group name -> channels that stay, such as plan.kept")
     model = plain_model(model)
     require_values(model, "a proof")
     generator = torch.Generator().manual_seed(seed)
@@ -112,10 +125,19 @@ def check_cut(
     inputs = _drawn_inputs(example_inputs, generator)
     require_accepted(dense, inputs)
     scale_statistics_(dense, inputs)
-    modes = _modes(dense, inputs)
-    with masked(dense, groups, kept):
-        expected = [output for mode in modes for output in _outputs(dense, inputs, mode)]
-    cut = shared_copy(dense)
+    removed, branches = removed or {}, taken_out(branches_of(groups), removed or {})
+    whole, groups, kept = groups, left_of(groups, removed), kept_of_left(groups, kept, removed)
+    inexact = _loses_inexactly(groups, kept)
+    modes = (evaluating,) if inexact else _modes(dense, inputs)
+    with silenced(dense, branches), masked(dense, groups, kept):
+        expected = (
+            outputs_with_masked_norms(dense, groups, kept, inputs)
+            if inexact
+            else [output for mode in modes for output in _outputs(dense, inputs, mode)]
+        )
+    bare = shared_copy(dense)
+    take_out_(bare, removed)
+    cut = shared_copy(bare)
     cut_(cut, groups, kept)
 
     def error_of(candidate: nn.Module) -> float:
@@ -123,10 +145,15 @@ def check_cut(
 
     lossy = removed_channels(groups, kept)
     control = {
-        group.name: error_of(_wrongly_cut(dense, cut, groups, kept, group)) for group in groups if group.name in lossy
+        group.name: error_of(_wrongly_cut(bare, cut, groups, kept, group)) for group in groups if group.name in lossy
+    }
+    control |= {
+        branch.name: error_of(_cut_without_taking_out(dense, whole, kept, removed, branch)) for branch in branches
     }
     unproven = tuple(name for name, change in control.items() if not change > MIN_CONTROL)
-    return CutProof(error_of(cut), control, unproven, _training_failure(cut, inputs, seed))
+    marked = {group.name: not_exact(group, len(kept[group.name])) for group in groups if group.name in lossy}
+    said = tuple(f"{name} is {what}" for name, what in marked.items() if what)
+    return CutProof(error_of(cut), control, unproven, _training_failure(cut, inputs, seed), said)
 
 
 def cut_matches_mask(
@@ -135,6 +162,8 @@ def cut_matches_mask(
     groups: Sequence[ChannelGroup],
     kept: Mapping[str, Tensor],
     inputs: ExampleInputs,
+    *,
+    branches: Sequence[Branch] = (),
 ) -> float:
     """The light form of the proof, on the real weights: how far the cut model is from the masked dense one.
 
@@ -147,15 +176,26 @@ def cut_matches_mask(
         groups: The groups of `dense_model`.
         kept: Group name -> int64 [k] channels that stayed.
         inputs: A batch on the models' device.
+        branches: What was taken out of `cut_model`; masked means that these are zero.
     Returns:
         max |masked - cut| / max |masked|; about 1e-6 in float32. Infinite where outputs differ in shape or
         are not finite.
     """
     arguments, dense_model, cut_model = as_arguments(inputs), unwrap(dense_model), unwrap(cut_model)
     with preserved(dense_model), preserved(cut_model):
-        with masked(dense_model, groups, kept):
-            expected = _outputs(dense_model, arguments)
+        with silenced(dense_model, branches), masked(dense_model, groups, kept):
+            expected = (
+                outputs_with_masked_norms(dense_model, groups, kept, arguments)
+                if _loses_inexactly(groups, kept)
+                else _outputs(dense_model, arguments)
+            )
         return _relative_error(expected, _outputs(cut_model, arguments))
+
+
+def _loses_inexactly(groups: Sequence[ChannelGroup], kept: Mapping[str, Tensor]) -> bool:
+    """Whether a group under a norm over its channels loses any, so that the norm belongs to the mask."""
+    lossy = removed_channels(groups, kept)
+    return any(group.inexact for group in groups if group.name in lossy)
 
 
 def _wrongly_cut(
@@ -178,23 +218,28 @@ def _wrongly_cut(
     return wrong
 
 
+def _cut_without_taking_out(
+    dense: nn.Module, groups: Sequence[ChannelGroup], kept: Mapping[str, Tensor], removed: Removed, branch: Branch
+) -> nn.Module:
+    """The same cut with one of the branches in place, and nothing of its own gone."""
+    wrong = shared_copy(dense)
+    cut_(wrong, groups, kept, {name: gives for name, gives in removed.items() if name not in branch.modules})
+    return wrong
+
+
 def _modes(model: nn.Module, inputs: Arguments) -> tuple[Mode, ...]:
-    """Evaluation, and training without chance where that returns more, such as auxiliary heads."""
+    """Evaluation, and training without chance where that returns more: auxiliary heads, or more queries."""
     try:
-        more = len(_outputs(model, inputs, _deterministic_training))
+        trained = _outputs(model, inputs, training_without_chance)
     except (RuntimeError, ValueError):  # a forward may refuse to train on these inputs, as without targets
         return (evaluating,)
-    return (evaluating, _deterministic_training) if more > len(_outputs(model, inputs)) else (evaluating,)
+    evaluated = _outputs(model, inputs)
+    more = len(trained) > len(evaluated) or _num_entries(trained) > _num_entries(evaluated)
+    return (evaluating, training_without_chance) if more else (evaluating,)
 
 
-@contextmanager
-def _deterministic_training(model: nn.Module) -> Iterator[None]:
-    """Training mode for modules with submodules, evaluation mode for layers: their dropout and norms hold still."""
-    with in_mode(model, training=True):
-        for module in model.modules():
-            if not any(True for _ in module.children()):
-                module.eval()
-        yield
+def _num_entries(outputs: Sequence[Tensor]) -> int:
+    return sum(output.numel() for output in outputs)
 
 
 def _outputs(model: nn.Module, inputs: Arguments, mode: Mode = evaluating) -> list[Tensor]:

@@ -7,12 +7,14 @@ from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensor
 
 from adasap.errors import PlanError, suggestion
 from adasap.groups.bare import unwrap
 from adasap.groups.components import distinct
 from adasap.groups.group import ChannelGroup, Extent, Slot
 from adasap.groups.heads import fit_heads_
+from adasap.groups.stand_ins import Removed, kept_of_left, left_of, require_removable, take_out_
 
 Masks = Mapping[tuple[str, int], Tensor]
 """(Parameter or buffer name, axis) -> bool over that axis: True where an index stays."""
@@ -100,12 +102,24 @@ def cut_tensor(tensor: Tensor, masks: Mapping[int, Tensor]) -> Tensor:
         tensor([[0, 2],
                 [3, 5]])
     """
+    if tensor.is_meta or isinstance(tensor, FakeTensor):
+        return _cut_shape(tensor, masks)
+    layout = torch.channels_last if _is_channels_last(tensor) else torch.contiguous_format
     result = tensor.detach()
     for dim, mask in masks.items():
         index = mask.nonzero().flatten().to(tensor.device)
         result = result.index_select(dim, index)
-    layout = torch.channels_last if _is_channels_last(tensor) else torch.contiguous_format
     return torch.empty_like(result, memory_format=layout).copy_(result)
+
+
+def _cut_shape(tensor: Tensor, masks: Mapping[int, Tensor]) -> Tensor:
+    """What `cut_tensor` gives of a tensor without numbers; each call of an operator counts in a trial."""
+    shape = [int(masks[dim].sum()) if dim in masks else size for dim, size in enumerate(tensor.shape)]
+    order = (0, 2, 3, 1) if _is_channels_last(tensor) else range(tensor.dim())
+    strides, step = [1] * tensor.dim(), 1
+    for dim in reversed(order):
+        strides[dim], step = step, step * max(shape[dim], 1)
+    return tensor.new_empty_strided(shape, strides)
 
 
 def _is_channels_last(tensor: Tensor) -> bool:
@@ -117,7 +131,9 @@ def _is_channels_last(tensor: Tensor) -> bool:
     return tensor.stride() == strides and tensor.stride() != (channels * height * width, height * width, width, 1)
 
 
-def cut_(model: nn.Module, groups: Sequence[ChannelGroup], kept: Mapping[str, Tensor]) -> tuple[ChannelGroup, ...]:
+def cut_(
+    model: nn.Module, groups: Sequence[ChannelGroup], kept: Mapping[str, Tensor], removed: Removed | None = None
+) -> tuple[ChannelGroup, ...]:
     """Remove channels from a model in place: parameters, their gradients, buffers, module attributes.
 
     `Parameter` and buffer objects stay the same and get new data, so optimizers and user references stay
@@ -130,29 +146,39 @@ def cut_(model: nn.Module, groups: Sequence[ChannelGroup], kept: Mapping[str, Te
         model: The model to cut.
         groups: Its groups, all of them: those that lose nothing may still have to be renumbered.
         kept: Group name -> int64 [k] indices that stay; absent groups stay whole.
+        removed: Modules that are taken out before, and what stands in their places; groups that only these have
+            are gone then.
     Returns:
         The same groups in the indices of the cut model.
     Raises:
-        PlanError: As `kept_masks`; nothing was changed then.
+        PlanError: As `kept_masks`, or for a module that the model does not have; nothing was changed then.
     """
     model = unwrap(model)
-    removed = removed_channels(groups, kept)
+    if removed:
+        require_removable(model, removed)
+        groups, kept = left_of(groups, removed), kept_of_left(groups, kept, removed)
+    gone = removed_channels(groups, kept)
     masks = kept_masks(model, groups, kept)
+    take_out_(model, removed or {})
     tensors = named_tensors(model)
     owners = _owners(model)
-    shapes = {name: tensors[name].shape for name, _ in masks}
-    for name in shapes:
-        replace_data_(tensors[name], masks_by_dim(masks, name))
-    for name in shapes:
+    of_tensor: dict[str, dict[int, Tensor]] = {}
+    for (name, dim), mask in masks.items():
+        of_tensor.setdefault(name, {})[dim] = mask
+    for name, of_dim in of_tensor.items():
+        replace_data_(tensors[name], of_dim)
+    for name in of_tensor:
         for module in owners.get(id(tensors[name]), ()):
+            if getattr(module, "weight", None) is tensors[name] and (name, 0) in masks:
+                _sync_groups_(module, masks[name, 0])
             _sync_attributes_(module)
             _empty_caches_(module)
     for group in groups:
-        if group.name in removed:
+        if group.name in gone:
             for extent in group.extents:
-                _shrink_extent_(model, extent, int(extent.counts[removed[group.name]].sum()))
+                _shrink_extent_(model, extent, int(extent.counts[gone[group.name]].sum()))
     fit_heads_(model)
-    return renumbered(groups, removed, masks)
+    return renumbered(groups, gone, masks)
 
 
 def replace_data_(tensor: Tensor, masks: Mapping[int, Tensor]) -> None:
@@ -217,7 +243,7 @@ def _sync_attributes_(module: nn.Module) -> None:
         sized = module.weight if module.weight is not None else module.running_mean
         if sized is not None:
             module.num_features = len(sized)
-    elif isinstance(module, nn.LayerNorm) and isinstance(weight, Tensor):
+    elif isinstance(module, nn.LayerNorm | nn.RMSNorm) and isinstance(weight, Tensor):
         module.normalized_shape = tuple(weight.shape)
     elif isinstance(module, nn.GroupNorm) and isinstance(weight, Tensor):
         module.num_channels = len(weight)
@@ -234,11 +260,15 @@ def _empty_caches_(module: nn.Module) -> None:
             setattr(module, name, {})
 
 
+def _sync_groups_(module: nn.Module, stays: Tensor) -> None:
+    """Count the groups of which a row is left; before the widths are read off the weight."""
+    name = "num_groups" if isinstance(module, nn.GroupNorm) else "groups"
+    if isinstance(module, (nn.GroupNorm, nn.modules.conv._ConvNd)):
+        setattr(module, name, int(stays.view(getattr(module, name), -1).any(1).sum()))
+
+
 def _sync_convolution_(module: nn.modules.conv._ConvNd, weight: Tensor) -> None:
     rows, columns = weight.shape[:2]
-    rows_before = module.in_channels if module.transposed else module.out_channels
-    if module.groups > 1:
-        module.groups = rows // (rows_before // module.groups)
     if module.transposed:
         module.in_channels, module.out_channels = rows, columns * module.groups
     else:

@@ -5,17 +5,21 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
 import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 
 from adasap.errors import TraceError
 from adasap.groups.exported import quiet
 from adasap.groups.inputs import ExampleInputs, as_arguments
-from adasap.groups.preserving import tensors_with_graph
+from adasap.groups.preserving import tensors_with_graph, without_remembering
+
+Kind: TypeAlias = Literal["bare", "fake", "real"]
+"""Of a skeleton's tensors: on the meta device, fake ones, or copies with numbers."""
 
 
 class Skeleton:
@@ -24,33 +28,67 @@ class Skeleton:
     Args:
         model: The model to copy.
         example_inputs: Shapes and types of its inputs.
-        bare: Tensors of the meta device in place of fake ones: a forward takes a fifth of the time, but a model that
-            makes tensors on the processor and joins them with its own does not run.
+        kind: `bare`, on the meta device: a forward takes a fifth of the time that it takes on `fake` tensors, but a
+            model that makes tensors on the processor and joins them with its own does not run. `real` tensors have
+            numbers, for a forward that looks at some, such as sizes that it keeps in a tensor.
     Example:
         >>> Skeleton(nn.Linear(3, 2), torch.zeros(4, 3)).run().shape
         torch.Size([4, 2])
     """
 
-    def __init__(self, model: nn.Module, example_inputs: ExampleInputs, *, bare: bool = False) -> None:
-        self.bare = bare
-        self.mode: AbstractContextManager[Any] = nullcontext() if bare else FakeTensorMode(allow_non_fake_inputs=True)
+    def __init__(self, model: nn.Module, example_inputs: ExampleInputs, *, kind: Kind = "fake") -> None:
+        self.kind = kind
+        fake = kind == "fake"
+        self.mode: AbstractContextManager[Any] = FakeTensorMode(allow_non_fake_inputs=True) if fake else nullcontext()
         self.model = copy_with_tensors(model, self._emptied).eval()
         self.inputs = as_arguments(example_inputs).map(self._emptied)
 
     def run(self) -> Any:
         """The outputs of the skeleton's own forward, without numbers."""
-        with torch.no_grad(), self.mode, quiet():
+        with torch.no_grad(), without_remembering(self.model), self.mode, quiet():
             return self.inputs.call(self.model)
 
     def output_shapes(self) -> list[tuple[int, ...]]:
         """Shapes of all output tensors."""
         return [tuple(leaf.shape) for leaf in pytree.tree_leaves(self.run()) if isinstance(leaf, Tensor)]
 
+    def calls(self) -> list[Any]:
+        """All calls of torch's functions in forward, with what they are given besides tensors.
+
+        The number of groups of a depthwise convolution is left out, as it is that of the channels.
+        """
+        recorder = _Calls()
+        with recorder:
+            self.run()
+        return recorder.made
+
     def _emptied(self, tensor: Tensor) -> Tensor:
+        if self.kind == "real":
+            return tensor.detach().clone().requires_grad_(tensor.requires_grad)
+        device = "meta" if self.kind == "bare" else tensor.device
         with self.mode:
-            return torch.empty_strided(
-                tensor.shape, tensor.stride(), dtype=tensor.dtype, device="meta" if self.bare else tensor.device
-            ).requires_grad_(tensor.requires_grad)
+            return torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device=device).requires_grad_(
+                tensor.requires_grad
+            )
+
+
+class _Calls(TorchFunctionMode):
+    """Writes down every call: the function, and its arguments without tensors."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.made: list[Any] = []
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        leaves = pytree.tree_leaves((args, kwargs))
+        if func in _CONVOLUTIONS and len(args) > 6 and args[6] == len(args[1]) and args[1].shape[1] == 1:
+            leaves = pytree.tree_leaves((args[:6], kwargs))
+        self.made.append((func, [None if isinstance(leaf, Tensor) else leaf for leaf in leaves]))
+        return func(*args, **kwargs)
+
+
+_CONVOLUTIONS = frozenset({torch.conv1d, torch.conv2d, torch.conv3d})
 
 
 def shared_copy(model: nn.Module) -> nn.Module:

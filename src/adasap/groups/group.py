@@ -64,6 +64,8 @@ class ChannelGroup:
         extents: Attributes that fall with the channels.
         frozen: Why the group must stay whole, one sentence each; empty for a group that can be pruned.
         is_output: Whether the channels are an output of the model (a classifier's rows).
+        inexact: What sees all channels at once and gives the others another result when one goes, such as
+            `LayerNorm in encoder.ln`; empty for exact groups, and always without `allow_inexact`.
     """
 
     name: str
@@ -72,6 +74,7 @@ class ChannelGroup:
     extents: tuple[Extent, ...] = ()
     frozen: tuple[str, ...] = ()
     is_output: bool = False
+    inexact: tuple[str, ...] = ()
 
     def with_role(self, *roles: Role) -> Iterator[Slot]:
         """The slots that have one of these roles."""
@@ -86,6 +89,19 @@ def prunable(groups: Sequence[ChannelGroup]) -> tuple[ChannelGroup, ...]:
 def widths(groups: Sequence[ChannelGroup]) -> dict[str, int]:
     """Group name -> number of channels."""
     return {group.name: group.num_channels for group in groups}
+
+
+def not_exact(group: ChannelGroup, width: int) -> str:
+    """What is not exact about a group of which `width` channels stay; empty if nothing is.
+
+    Example:
+        >>> not_exact(ChannelGroup("stem", 48, (), inexact=("LayerNorm in 1", "LayerNorm in 4")), 40)
+        'not exact: LayerNorm over 40 of 48 channels'
+    """
+    if not group.inexact or width == group.num_channels:
+        return ""
+    kinds = dict.fromkeys(what.partition(" in ")[0] for what in group.inexact)
+    return f"not exact: {', '.join(kinds)} over {width} of {group.num_channels} channels"
 
 
 def fingerprint(groups: Sequence[ChannelGroup]) -> str:

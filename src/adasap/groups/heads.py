@@ -1,8 +1,8 @@
 """Attention modules whose forward works out the head width from the input's: after a cut they count heads by weights.
 
-`torch.nn.MultiheadAttention` and torchvision's Swin split whatever width comes in by the number of heads, so no integer
-makes their own forward fit fewer heads. A cut gives such a module the class that stands for it here: the same
-parameters under the same names, the same numbers, and a forward that takes what it needs from the weights.
+`torch.nn.MultiheadAttention`, torchvision's Swin and timm's CaiT split whatever width comes in by the number of heads,
+so no integer makes their own forward fit fewer heads. A cut gives such a module the class that stands for it here: the
+same parameters under the same names, the same numbers, and a forward that takes what it needs from the weights.
 """
 
 from __future__ import annotations
@@ -20,6 +20,8 @@ _STAND_INS = {
     "torch.nn.modules.activation.MultiheadAttention": "adasap.groups.heads.CutMultiheadAttention",
     f"{_SWIN}.ShiftedWindowAttention": "adasap.groups.heads_swin.CutShiftedWindowAttention",
     f"{_SWIN}.ShiftedWindowAttentionV2": "adasap.groups.heads_swin.CutShiftedWindowAttentionV2",
+    "timm.models.cait.ClassAttn": "adasap.groups.heads_cait.CutClassAttn",
+    "timm.models.cait.TalkingHeadAttn": "adasap.groups.heads_cait.CutTalkingHeadAttn",
 }
 
 

@@ -32,6 +32,9 @@ class Axis:
 class LabelBook:
     """Gives out labels and remembers which of them must go together and which must stay.
 
+    Args:
+        allow_inexact: Whether channels that depend on each other through a norm over them may go (`mix`).
+
     Example:
         >>> book = LabelBook()
         >>> rows = book.axis("conv.weight", 0, 3, "producer")
@@ -41,17 +44,25 @@ class LabelBook:
         tensor([1, 2, 3])
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, allow_inexact: bool = False) -> None:
+        self.allow_inexact = allow_inexact
+        self.inexact: set[str] = set()
         self.axes: dict[tuple[str, int], Axis] = {}
+        self.read: set[tuple[str, int]] = set()
         self.reasons: list[str] = []
         self.frozen: list[tuple[Tensor, int]] = []
         self._pairs: list[Tensor] = []
-        self._roots: Tensor | None = None
+        self._roots = torch.zeros(1, dtype=torch.int64)
         self._next = 1
 
     def axis(self, name: str, dim: int, size: int, role: Role) -> Tensor:
-        """The labels of one axis, int64 [size]: fresh on the first request, the same ever after."""
+        """The labels of one axis, int64 [size]: fresh on the first request, the same ever after.
+
+        The role is that of the first request; of tied weights, which write and read by one axis, `read` tells.
+        """
         known = self.axes.get((name, dim))
+        if role == "consumer":
+            self.read.add((name, dim))
         if known is None:
             known = Axis(name, dim, role, int(self.fresh(size)[0]) if size else self._next, size)
             self.axes[name, dim] = known
@@ -60,7 +71,6 @@ class LabelBook:
     def fresh(self, size: int) -> Tensor:
         """New labels, int64 [size], that stand in no axis."""
         start, self._next = self._next, self._next + size
-        self._roots = None
         return torch.arange(start, start + size)
 
     def source(self, reason: str) -> int:
@@ -73,6 +83,11 @@ class LabelBook:
         positive = positive[positive > 0]
         if len(positive):
             self.frozen.append((positive, self._reason(reason)))
+
+    def mark_inexact(self, labels: Tensor, what: str) -> None:
+        """Every positive label may go, but `what` then gives another result for those that stay."""
+        self.inexact.add(what)
+        self.freeze(labels, what)
 
     def unite(self, left: Tensor, right: Tensor) -> None:
         """Element by element (with broadcasting): these labels are one channel.
@@ -88,16 +103,20 @@ class LabelBook:
         both = (pairs > 0).all(0)
         if both.any():
             self._pairs.append(pairs[:, both])
-            self._roots = None
         for source, other in ((pairs[0], pairs[1]), (pairs[1], pairs[0])):
             for label in distinct(source[source < 0]).tolist():
                 self.freeze(other[source == label], self.reasons[-1 - label])
 
     def roots(self) -> Tensor:
         """Label -> smallest label it is one with, int64 [number of labels + 1]."""
-        if self._roots is None or len(self._roots) != self._next:
-            pairs = torch.cat(self._pairs, dim=1) if self._pairs else torch.empty(2, 0, dtype=torch.int64)
-            self._roots = connected_components(self._next, pairs)
+        if len(self._roots) < self._next:
+            self._roots = torch.cat([self._roots, torch.arange(len(self._roots), self._next)])
+        if self._pairs:  # only what was united since the last call is looked at
+            ends = self._roots[torch.cat(self._pairs, dim=1)]
+            nodes, places = torch.unique(ends, return_inverse=True)
+            new = torch.arange(self._next)
+            new[nodes] = nodes[connected_components(len(nodes), places)]
+            self._roots, self._pairs = new[self._roots], []
         return self._roots
 
     def resolved(self, labels: Tensor) -> Tensor:
@@ -105,13 +124,13 @@ class LabelBook:
         small = squeezed(labels)
         return compact(torch.where(small > 0, self.roots()[small.clamp(min=0)], small)).expand(labels.shape)
 
-    def collapse(self, labels: Tensor, dims: Collection[int]) -> Tensor | None:
+    def collapse(self, labels: Tensor, dims: Collection[int], *, alone: bool = False) -> Tensor | None:
         """The labels with `dims` reduced to size 1, or None if these axes mix channels.
 
         Where labels vary along `dims`, each remaining position (column) may still own all of its labels
         alone: tokens joined along the sequence, parts of one channel. Then the labels of a column become one.
-        None means that a label stands in several columns, or that there is one column only: no channel could
-        go by itself.
+        None means that a label stands in several columns, or that there is one column only, unless that may be
+        `alone`: no channel could go by itself.
         """
         dims = {dim % labels.dim() for dim in dims} if labels.dim() else set()
         if not dims & varying(labels):
@@ -120,7 +139,7 @@ class LabelBook:
         if not dims & varying(labels):
             return _narrow(labels, dims)
         columns = _columns(squeezed(labels), dims)
-        if columns.shape[0] < 2 or not _own_their_labels(columns):
+        if columns.shape[0] < 2 - alone or not _own_their_labels(columns):
             return None
         first = columns.max(dim=1, keepdim=True).values
         first = torch.where(first > 0, first, columns.min(dim=1, keepdim=True).values)

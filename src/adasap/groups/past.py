@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from adasap.groups.bare import unwrap
 from adasap.groups.group import ChannelGroup
+from adasap.groups.stand_ins import Branch, Removed
 
 _PLACE = "_adasap_past"
 
@@ -24,6 +25,7 @@ class Past:
         input_size: Shape of the image that the dense model was traced with, without the batch, if it was one.
         dense: The groups of the dense model; none if it was not traced yet.
         kept: Group name -> int64 [k], what all cuts together left, in the dense model's indices; absent: whole.
+        removed: Modules that were taken out, and what stands in their places.
         now: The groups of the model as it is.
         shapes: Name -> shape of the dense model's parameters and buffers.
         strange: Names of groups that were found anew after a cut and are none of the dense model's.
@@ -35,6 +37,7 @@ class Past:
     input_size: tuple[int, ...] | None = None
     dense: tuple[ChannelGroup, ...] = ()
     kept: Mapping[str, Tensor] = field(default_factory=dict)
+    removed: Removed = field(default_factory=dict)
     now: tuple[ChannelGroup, ...] = ()
     shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     strange: frozenset[str] = frozenset()
@@ -46,11 +49,11 @@ class Past:
 
     @property
     def is_cut(self) -> bool:
-        """Whether any channel has gone."""
+        """Whether any channel or branch has gone."""
         widths = {group.name: group.num_channels for group in self.dense}
-        return bool(self.lost) or any(len(kept) < widths[name] for name, kept in self.kept.items())
+        return bool(self.lost or self.removed) or any(len(kept) < widths[name] for name, kept in self.kept.items())
 
-    def then(self, kept: Mapping[str, Tensor], now: tuple[ChannelGroup, ...]) -> Past:
+    def then(self, kept: Mapping[str, Tensor], now: tuple[ChannelGroup, ...], removed: Removed | None = None) -> Past:
         """After another cut: `kept` in the indices of the groups before it, `now` the groups after it."""
         whole = {group.name: group.num_channels for group in self.dense}
         before = {group.name: group.num_channels for group in self.now}
@@ -61,18 +64,37 @@ class Past:
                     lost = f"group {name!r} was found anew after a cut and is none of the dense model's"
                 continue
             composed[name] = composed.get(name, torch.arange(whole[name]))[indices]
-        return replace(self, kept=composed, now=now, lost=lost)
+        return replace(self, kept=composed, removed={**self.removed, **(removed or {})}, now=now, lost=lost)
 
 
 class Groups(tuple[ChannelGroup, ...]):
-    """Channel groups that remember their past: a tuple, with `past` beside its items."""
+    """Channel groups that remember their past: a tuple, with `past` and `branches` beside its items.
+
+    Attributes:
+        past: How the model was built and cut.
+        branches: Residual branches that can be taken out whole; none unless they were looked for.
+    """
 
     past: Past
+    branches: tuple[Branch, ...]
 
-    def __new__(cls, groups: Iterable[ChannelGroup] = (), past: Past | None = None) -> Self:
+    def __new__(
+        cls, groups: Iterable[ChannelGroup] = (), past: Past | None = None, branches: Sequence[Branch] = ()
+    ) -> Self:
         made = super().__new__(cls, groups)
         made.past = Past() if past is None else past
+        made.branches = tuple(branches)
         return made
+
+
+def branches_of(groups: Sequence[ChannelGroup]) -> tuple[Branch, ...]:
+    """The branches that groups carry; none of a plain tuple."""
+    return groups.branches if isinstance(groups, Groups) else ()
+
+
+def removed_before(groups: Sequence[ChannelGroup]) -> Removed:
+    """The modules that were taken out before, as far as the groups know."""
+    return groups.past.removed if isinstance(groups, Groups) else {}
 
 
 def past_of(model: nn.Module) -> Past:
@@ -84,6 +106,11 @@ def past_of(model: nn.Module) -> Past:
 def remember(model: nn.Module, past: Past) -> None:
     """Writes its past down on the model inside any wrappers; copies of the model keep it."""
     setattr(unwrap(model), _PLACE, past)
+
+
+def forget(model: nn.Module) -> None:
+    """Takes its past off the model inside any wrappers, such as for files that are to hold nothing of adasap's."""
+    vars(unwrap(model)).pop(_PLACE, None)
 
 
 def past_with(model: nn.Module, groups: Sequence[ChannelGroup], input_size: tuple[int, ...] | None = None) -> Past:

@@ -55,6 +55,38 @@ def preserved(model: nn.Module) -> Iterator[None]:
             parameter.requires_grad_(requires_grad).grad = gradient
 
 
+@contextmanager
+def without_remembering(model: nn.Module) -> Iterator[None]:
+    """Inside, what functions of the model's code remember (`functools.cache`) may have no numbers; it is forgotten.
+
+    A function that remembers the positions of patches would hand out tensors without numbers ever after, if an export
+    was the first to ask. Caches of the modules of code that the model's classes are from, and of these classes, are
+    cleared if they learned anything.
+
+    Example:
+        >>> with without_remembering(nn.Identity()):
+        ...     pass
+    """
+    caches = list(_caches(model))
+    learned = [cache.cache_info().misses for cache in caches]
+    try:
+        yield
+    finally:
+        for cache, before in zip(caches, learned, strict=True):
+            if cache.cache_info().misses != before:
+                cache.cache_clear()
+
+
+def _caches(model: nn.Module) -> Iterator[Any]:
+    classes = {base for module in model.modules() for base in type(module).__mro__}
+    own = [base for base in classes if base.__module__.partition(".")[0] not in _FOREIGN]
+    places = [*own, *(sys.modules[name] for name in {base.__module__ for base in own} if name in sys.modules)]
+    for place in places:
+        for value in list(vars(place).values()):
+            if callable(getattr(value, "cache_clear", None)) and callable(getattr(value, "cache_info", None)):
+                yield value
+
+
 def tensors_with_graph(model: nn.Module) -> Iterator[Tensor]:
     """Tensors that an earlier forward left on the modules with their graph; `copy.deepcopy` refuses them."""
     for holder in _holders(model):

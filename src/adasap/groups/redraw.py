@@ -70,7 +70,7 @@ def _drawn(module: nn.Module, name: str, tensor: Tensor, generator: torch.Genera
     is_scale = isinstance(module, _NORMS) or tensor.numel() == max(tensor.shape, default=1)
     if is_scale or name in module._buffers:
         return torch.rand(tensor.shape, generator=generator, dtype=tensor.dtype) + 0.5
-    fan_in = tensor.numel() / tensor.shape[0]
+    fan_in = max(1, tensor.numel() / max(1, tensor.shape[0]))
     return _normal(tensor, generator) * math.sqrt(2 / fan_in)
 
 

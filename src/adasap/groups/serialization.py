@@ -69,6 +69,7 @@ def _group_to_data(group: ChannelGroup) -> dict[str, Any]:
             }
             for e in group.extents
         ],
+        **({"inexact": list(group.inexact)} if group.inexact else {}),
     }
 
 
@@ -108,6 +109,7 @@ class _Reader:
             extents=tuple(self._extent(e, channels, where) for e in _get(data, "extents", list, where)),
             frozen=tuple(_typed(why, str, where) for why in _get(data, "frozen", list, where)),
             is_output=_get(data, "is_output", bool, where),
+            inexact=tuple(_typed(what, str, where) for what in _typed(data.get("inexact", []), list, where)),
         )
 
     def _slot(self, item: Any, channels: int, where: str) -> Slot:

@@ -60,7 +60,9 @@ def drive_pads(walked: Walked, model: nn.Module, example_inputs: ExampleInputs) 
 
     Where one attribute sets both sides, the channels of the two sides are tied pairwise in the walk's book.
     """
-    pads = walked.notes.pads
+    pads = [pad for pad in walked.notes.pads if pad.lines is None]
+    for pad in walked.notes.pads:
+        _settle_lines(walked.book, pad)
     if not pads:
         return ()
     skeleton = Skeleton(model, example_inputs)
@@ -71,6 +73,17 @@ def drive_pads(walked: Walked, model: nn.Module, example_inputs: ExampleInputs) 
         drivers.extend(found)
         _settle(walked.book, pad, found)
     return tuple(drivers)
+
+
+def _settle_lines(book: LabelBook, pad: Pad) -> None:
+    """What was created beside a line of channels goes where the line goes as a whole, as a head does; else it stays."""
+    if pad.lines is None:
+        return
+    roots = book.roots()
+    units = roots[pad.lines.clamp(min=0)]
+    for created in torch.cat([pad.before, pad.after]).view(-1, len(units)):
+        apart = (units != roots[created].unsqueeze(1)).any(1)
+        book.freeze(created[apart], f"{pad.where} creates a fixed number of channels")
 
 
 def _settle(book: LabelBook, pad: Pad, drivers: Sequence[Driver]) -> None:
@@ -144,7 +157,10 @@ def _recorded(skeleton: Skeleton, stop_after: int | None) -> list[list[int]]:
 def counts_of(model: nn.Module, owners: Sequence[str]) -> Iterator[Attribute]:
     """Integers of at least one in the modules around a call, the innermost module first."""
     for path in owners:
-        for name, value in vars(model.get_submodule(path)).items():
+        module = model.get_submodule(path)
+        if isinstance(module, nn.GroupNorm) and module.affine:
+            continue  # a cut reads them off the weight
+        for name, value in vars(module).items():
             if name.startswith("_") or name == "training":
                 continue
             if _is_count(value):

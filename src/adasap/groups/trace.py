@@ -5,21 +5,31 @@ from __future__ import annotations
 import fnmatch
 from collections.abc import Sequence
 
+import torch
 from torch import nn
 
 from adasap.errors import TraceError, suggestion
 from adasap.groups.assemble import assemble_groups
-from adasap.groups.exported import canonical_names
+from adasap.groups.branches import find_branches
+from adasap.groups.exported import canonical_names, export_graph
+from adasap.groups.group import ChannelGroup, prunable
 from adasap.groups.inputs import Arguments, ExampleInputs, as_arguments
 from adasap.groups.labels import LabelBook
 from adasap.groups.materialise import plain_model
 from adasap.groups.past import Groups, past_with
 from adasap.groups.shape_attributes import drive_pads
 from adasap.groups.trial import freeze_what_fails
-from adasap.groups.walk import KEPT, walk_model
+from adasap.groups.walk import KEPT, Graphs, Walked, walk_model
 
 
-def trace_groups(model: nn.Module, example_inputs: ExampleInputs, *, keep: Sequence[str] = ()) -> Groups:
+def trace_groups(
+    model: nn.Module,
+    example_inputs: ExampleInputs,
+    *,
+    keep: Sequence[str] = (),
+    allow_inexact: bool = False,
+    depth: bool = False,
+) -> Groups:
     """The channel groups of a model: which rows, norms and input slices must be removed together.
 
     The model is exported in evaluation mode and not changed. What cannot be removed safely comes back too,
@@ -32,6 +42,9 @@ def trace_groups(model: nn.Module, example_inputs: ExampleInputs, *, keep: Seque
             or a dictionary of its keyword arguments; only the shapes matter, and the groups hold for other image and
             batch sizes as far as the model does.
         keep: `fnmatch` patterns over module and parameter names whose produced channels must stay.
+        allow_inexact: Whether channels may go under a norm or mean over them, such as LayerNorm: what stays is then
+            normalised without them, and `ChannelGroup.inexact` says where. Otherwise they are frozen.
+        depth: Whether to look for residual branches that can be taken out whole (`Groups.branches`).
     Returns:
         Groups in the order of forward: a tuple of `ChannelGroup` that remembers how the model was built, where
         `open_model` or `load` built it, and, after cuts, what was cut, as `adasap.save` wants to know.
@@ -49,12 +62,42 @@ def trace_groups(model: nn.Module, example_inputs: ExampleInputs, *, keep: Seque
     """
     model, example_inputs = plain_model(model), as_arguments(example_inputs)
     wanted = _kept_names(model, (keep,) if isinstance(keep, str) else keep)
-    walked = walk_model(model, example_inputs)
-    _freeze_kept(walked.book, wanted)
-    drivers = drive_pads(walked, model, example_inputs)
-    groups = assemble_groups(walked.book, drivers)
-    found = freeze_what_fails(model, groups, example_inputs, walked)
-    return Groups(found, past_with(model, found, _image_size(example_inputs)))
+    graphs = Graphs(model, example_inputs)
+
+    def traced(by_value: frozenset[str]) -> tuple[Walked, tuple[ChannelGroup, ...]]:
+        walked = walk_model(graphs, allow_inexact=allow_inexact, by_value=by_value)
+        _freeze_kept(walked.book, wanted)
+        drivers = drive_pads(walked, model, example_inputs)
+        groups = assemble_groups(walked.book, drivers)
+        return walked, freeze_what_fails(model, groups, example_inputs, walked)
+
+    walked, found = traced(frozenset())
+    if by_value := _attention_that_stays(walked, found):
+        _, other = traced(by_value)
+        found = max(found, other, key=_num_free_rows)
+    branches = find_branches(model, export_graph(model, example_inputs), example_inputs, keep=wanted) if depth else ()
+    return Groups(found, past_with(model, found, _image_size(example_inputs)), branches)
+
+
+def _attention_that_stays(walked: Walked, groups: Sequence[ChannelGroup]) -> frozenset[str]:
+    """Modules that lose no heads and have as many channels inside as enter them: forward may read these off the input.
+
+    Their heads may lose channels of the values, each with the channels of the input in its place.
+    """
+    roots, axes = walked.book.roots(), walked.book.axes
+    stays = torch.zeros(len(roots), dtype=torch.bool)
+    for group in groups:
+        for slot in group.slots if group.frozen else ():
+            stays[roots[axes[slot.name, slot.dim].start + slot.positions.flatten()]] = True
+    return frozenset(
+        module
+        for module, heads in walked.notes.heads
+        if module in walked.notes.input_wide and bool(stays[roots[heads.clamp(min=0)]].all())
+    )
+
+
+def _num_free_rows(groups: Sequence[ChannelGroup]) -> int:
+    return sum(slot.positions.numel() for group in prunable(groups) for slot in group.with_role("producer"))
 
 
 def _image_size(arguments: Arguments) -> tuple[int, ...] | None:

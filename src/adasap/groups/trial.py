@@ -14,11 +14,11 @@ from adasap.groups.assemble import assemble_groups
 from adasap.groups.attribute_search import Adapter
 from adasap.groups.components import distinct, distinct_columns
 from adasap.groups.cutting import cut_
-from adasap.groups.fake_model import Skeleton
+from adasap.groups.fake_model import Kind, Skeleton
 from adasap.groups.group import ChannelGroup, prunable
 from adasap.groups.inputs import ExampleInputs
 from adasap.groups.shape_attributes import drive_pads
-from adasap.groups.walk import KEPT, Walked, walk_model
+from adasap.groups.walk import KEPT, Graphs, Walked, walk_model
 
 
 def freeze_what_fails(
@@ -30,7 +30,7 @@ def freeze_what_fails(
     If that fails, halves are tried until the groups at fault are found. A group at fault is tried again with
     integer attributes that fall with its channels, and is frozen if that does not help.
     """
-    trial, adapter = Trial(model, groups, example_inputs), Adapter(model, walked)
+    trial, adapter = Trial(model, groups, example_inputs, walked), Adapter(model, walked)
     reasons: dict[str, str] = {}
     for failure in (trial.misfit, trial.failure):  # the first costs a tenth of the second
         remaining = [name for name in trial.kept if name not in reasons]
@@ -47,12 +47,19 @@ def freeze_what_fails(
 
 
 def _adapt(trial: Trial, adapter: Adapter, name: str, failure: Failure) -> bool:
-    """Give a group the extents it needs; whether there are any. Groups that need the same of like modules follow."""
-    adapted = adapter.adapted(trial.groups[name], partial(trial.fits, failure=failure))
+    """Give a group the extents it needs; whether it fits then. Groups that need the same of like modules follow.
+
+    What it got by likeness comes off if it fits without: another number may have the same value by chance.
+    """
+    group, fits = trial.groups[name], partial(trial.fits, failure=failure)
+    plain = group if name in trial.adapted else trial.traced[name]
+    adapted = plain if plain is not group and fits(plain) else adapter.adapted(plain, fits)
     if adapted is None:
         return False
     trial.groups[name] = adapted
-    trial.groups |= {other: adapter.likened(trial.groups[other]) for other in trial.kept if other != name}
+    trial.adapted.add(name)
+    for other in trial.kept.keys() - trial.adapted:
+        trial.groups[other] = adapter.likened(trial.groups[other])
     return True
 
 
@@ -61,24 +68,78 @@ Failure = Callable[[Sequence[str]], str | None]
 
 
 class Trial:
-    """Cuts groups of a model on skeletons and says what goes wrong."""
+    """Cuts groups of a model on skeletons and says what goes wrong.
 
-    def __init__(self, model: nn.Module, groups: Sequence[ChannelGroup], example_inputs: ExampleInputs) -> None:
+    Args:
+        model: The model.
+        groups: Its groups.
+        example_inputs: As `trace_groups` takes them.
+        walked: The walk of the model as it is: the shapes that it returns, what its norms see together.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        groups: Sequence[ChannelGroup],
+        example_inputs: ExampleInputs,
+        walked: Walked,
+    ) -> None:
         self.model, self.example_inputs = model, example_inputs
-        self.groups = {group.name: group for group in groups}
+        self.expected, self.norm_sizes = walked.output_shapes, walked.notes.norm_sizes
+        self.allow_inexact, self.by_value = walked.book.allow_inexact, walked.notes.by_value
+        self.plain, self.graphs = walked.notes.plain, walked.graphs
+        self.traced = {group.name: group for group in groups}
+        self.groups, self.adapted = dict(self.traced), set[str]()
         self.kept = _different_cuts(prunable(groups))
-        self.expected = Skeleton(model, example_inputs).output_shapes()
-        self.runs_bare = self._runs_bare()
+        self.kind: Kind = "bare"  # until the model as it is turns out not to run on such tensors
+        self._known_to_run: dict[Kind, bool] = {}
+        self._fitted: tuple[object, ...] = ()
 
     def misfit(self, names: Sequence[str]) -> str | None:
         """Whether forward runs after the cut."""
-        cut = self._cut(names, bare=self.runs_bare)
-        return cut if isinstance(cut, str) else None
+        asked = (*names, *self.groups.values())
+        if asked == self._fitted:
+            return None
+        wrong = self._wrong_shape(names, self.kind)
+        while wrong is not None and self.kind != "real" and not self._runs(self.kind):
+            self.kind = "fake" if self.kind == "bare" else "real"
+            wrong = self._wrong_shape(names, self.kind)
+        if wrong is None:
+            self._fitted = asked
+        return wrong
 
     def failure(self, names: Sequence[str]) -> str | None:
         """Whether forward runs after the cut and carries the same channels."""
-        cut = self._cut(names)
-        return cut if isinstance(cut, str) else self._other_meaning(*cut)
+        if (wrong := self.misfit(names)) is not None:
+            return wrong
+        if self.plain and self.kind == "bare" and self._calls_alike(names):
+            return None
+        fuller: Kind = "fake" if self.kind == "bare" else self.kind
+        skeleton = Skeleton(self.model, self.example_inputs, kind=fuller)
+        cut = self._cut(skeleton, names)
+        try:
+            graphs = Graphs(skeleton.model, skeleton.inputs, like=self.graphs)
+            walked = walk_model(graphs, allow_inexact=self.allow_inexact, by_value=self.by_value)
+            drive_pads(walked, skeleton.model, skeleton.inputs)
+        except TraceError as error:
+            return self._wrong_shape(names, fuller) or f"the cut model cannot be traced: {_first_line(error)}"
+        if walked.output_shapes != self.expected:
+            return self._other_shape(walked.output_shapes)
+        if walked.notes.norm_sizes != self.norm_sizes:
+            return "after a cut other channels are normalised together: a number of groups does not fall with them"
+        if same_channels(cut, assemble_groups(walked.book)):
+            return None
+        bounds = ", ".join(sorted(set(walked.notes.bounded))) or "an operator with fixed bounds"
+        return f"after a cut other channels meet at {bounds}"
+
+    def _calls_alike(self, names: Sequence[str]) -> bool:
+        """Whether the cut model makes the calls of the model as it is: following them anew would tell nothing new."""
+        skeleton = Skeleton(self.model, self.example_inputs, kind="bare")
+        self._cut(skeleton, names)
+        try:
+            return skeleton.calls() == Skeleton(self.model, self.example_inputs, kind="bare").calls()
+        except Exception:  # as for a model that asks where its tensors are
+            return False
 
     def fits(self, changed: ChannelGroup, failure: Failure) -> bool:
         """Whether a group can be cut in this form."""
@@ -89,34 +150,30 @@ class Trial:
         finally:
             self.groups[changed.name] = before
 
-    def _runs_bare(self) -> bool:
-        try:
-            return Skeleton(self.model, self.example_inputs, bare=True).output_shapes() == self.expected
-        except Exception:  # as for a model that asks where its tensors are
-            return False
+    def _runs(self, kind: Kind) -> bool:
+        """Whether the model as it is runs on tensors of this kind."""
+        if kind not in self._known_to_run:
+            try:
+                shapes = Skeleton(self.model, self.example_inputs, kind=kind).output_shapes()
+                self._known_to_run[kind] = shapes == self.expected
+            except Exception:  # as for a model that asks where its tensors are, or for a number of one
+                self._known_to_run[kind] = False
+        return self._known_to_run[kind]
 
-    def _cut(self, names: Sequence[str], *, bare: bool = False) -> tuple[Skeleton, tuple[ChannelGroup, ...]] | str:
-        skeleton = Skeleton(self.model, self.example_inputs, bare=bare)
+    def _cut(self, skeleton: Skeleton, names: Sequence[str]) -> tuple[ChannelGroup, ...]:
+        return cut_(skeleton.model, tuple(self.groups.values()), {name: self.kept[name] for name in names})
+
+    def _wrong_shape(self, names: Sequence[str], kind: Kind) -> str | None:
+        skeleton = Skeleton(self.model, self.example_inputs, kind=kind)
         try:
-            groups = tuple(self.groups.values())
-            cut = cut_(skeleton.model, groups, {name: self.kept[name] for name in names})
+            self._cut(skeleton, names)
             shapes = skeleton.output_shapes()
         except Exception as error:  # whatever the model's own code raises at another width
             return f"the model's forward does not fit a cut: {_first_line(error)}"
-        if shapes != self.expected:
-            return f"a cut changes the output's shape from {self.expected} to {shapes}"
-        return skeleton, cut
+        return None if shapes == self.expected else self._other_shape(shapes)
 
-    def _other_meaning(self, skeleton: Skeleton, cut: Sequence[ChannelGroup]) -> str | None:
-        try:
-            walked = walk_model(skeleton.model, skeleton.inputs)
-            drive_pads(walked, skeleton.model, skeleton.inputs)
-        except TraceError as error:
-            return f"the cut model cannot be traced: {_first_line(error)}"
-        if same_channels(cut, assemble_groups(walked.book)):
-            return None
-        bounds = ", ".join(sorted(set(walked.notes.bounded))) or "an operator with fixed bounds"
-        return f"after a cut other channels meet at {bounds}"
+    def _other_shape(self, shapes: list[tuple[int, ...]]) -> str:
+        return f"a cut changes the output's shape from {self.expected} to {shapes}"
 
     def culprits(self, names: list[str], sentence: str, failure: Failure) -> Iterator[tuple[list[str], str]]:
         """Names that fail, one by one, and what fails; if neither half fails alone, one half as a whole.
@@ -192,14 +249,17 @@ def _units_by_axis(
 
 
 def _different_cuts(groups: Sequence[ChannelGroup]) -> dict[str, Tensor]:
-    """Kept indices per group: each loses another number of units, spread over the group."""
+    """Kept indices per group: each loses another number of units, spread over the group, from another place on.
+
+    Narrow groups may lose equally many; channels of two that stand side by side would then stay side by side.
+    """
     kept = {}
     several = (group for group in groups if group.num_channels > 1)
     narrow_first = sorted(several, key=lambda group: group.num_channels)
     for place, group in enumerate(narrow_first):
         width = group.num_channels
         count = min(2 + place, width // 2) if width > 2 else 1
-        removed = torch.linspace(0, width - 1, max(count, 1)).round().long()
+        removed = (torch.linspace(0, width - 1, max(count, 1)).round().long() + place) % width
         stays = torch.ones(width, dtype=torch.bool)
         stays[removed] = False
         kept[group.name] = stays.nonzero().flatten()

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -12,12 +13,13 @@ from torch import Tensor, fx, nn
 from torch.utils import _pytree as pytree
 
 from adasap.errors import TraceError
+from adasap.groups.components import distinct
 from adasap.groups.cutting import named_tensors
 from adasap.groups.exported import ExportedGraph, export_graph
 from adasap.groups.inputs import ExampleInputs, as_arguments
-from adasap.groups.labels import LabelBook, constant
+from adasap.groups.labels import LabelBook, constant, squeezed, varying
 from adasap.groups.operators import operator_of
-from adasap.groups.operators.call import LabelledCall, Notes, TensorRef, arguments_by_name
+from adasap.groups.operators.call import LabelledCall, Notes, OperatorCall, TensorRef, arguments_by_name
 from adasap.groups.operators.operator import no_rule
 from adasap.groups.operators.shapes import settle_factors
 
@@ -28,47 +30,132 @@ KEPT = "kept by request"
 
 @dataclass(frozen=True)
 class Walked:
-    """What one walk learned: which labels are one (the book) and what is to be tried (the notes)."""
+    """What one walk learned: which labels are one (the book), what is to be tried (the notes), what is returned."""
 
     book: LabelBook
     notes: Notes
+    output_shapes: list[tuple[int, ...]]
+    graphs: Graphs | None = None
 
 
-def walk_model(model: nn.Module, example_inputs: ExampleInputs) -> Walked:
-    """Export the model and follow its channels.
+def walk_model(graphs: Graphs, *, allow_inexact: bool = False, by_value: frozenset[str] = frozenset()) -> Walked:
+    """Follow the channels of a model through its graphs.
 
     Where trainable parameters are not reached in evaluation mode (auxiliary heads), the graph of training mode is
-    followed too, into the same book.
+    followed too, into the same book. Grouped convolutions whose groups are all bound together, by a shuffle behind
+    them (ShuffleNet) or a sum over the groups (ResNeSt), are followed again, cut across their groups, if that frees
+    them.
+
+    Args:
+        graphs: Of the model.
+        allow_inexact: Whether channels under a norm over them may go.
+        by_value: Modules whose heads lose channels of their values, tied to those of the module's input.
+    """
+    walked = _walk(graphs, Notes(by_value=by_value), allow_inexact)
+    bound = _bound(walked, frozenset(walked.notes.grouped))
+    if bound:
+        other = _walk(graphs, Notes(across=bound, by_value=by_value), allow_inexact)
+        freed = bound - _bound(other, bound)
+        if freed and freed != bound:
+            other = _walk(graphs, Notes(across=freed, by_value=by_value), allow_inexact)
+        walked = other if freed else walked
+    fixed = _fixed(walked)
+    return _walk(graphs, walked.notes.anew(fixed), allow_inexact) if fixed else walked
+
+
+class Graphs:
+    """The exported graphs of a model, which is left as it is: of evaluation, and of training when it is asked for.
 
     Raises:
         TraceError: If the model cannot be exported.
     """
-    exported = export_graph(model, example_inputs)
-    walked = Walked(LabelBook(), Notes())
-    walk_graph(exported, model, walked)
-    trainable = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
-    hidden = [name for name in exported.unreached if name in trainable]
-    if hidden:
-        _walk_training(model, example_inputs, walked, hidden)
+
+    def __init__(self, model: nn.Module, example_inputs: ExampleInputs, *, like: Graphs | None = None) -> None:
+        self.model, self.given = model, as_arguments(example_inputs)
+        self.plain = export_graph(model, self.given)
+        trainable = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+        self.hidden = tuple(name for name in self.plain.unreached if name in trainable)
+        self.modes: tuple[bool | frozenset[str], ...] = (True, _around(self.hidden)) if like is None else like.modes
+
+    @cached_property
+    def training(self) -> ExportedGraph | TraceError | None:
+        """The graph of training mode; None if it would say nothing more.
+
+        Where forward looks at numbers in training, as for what is not finite, only the modules around the parameters
+        that evaluation does not reach are in training mode. What is found so is known to graphs that are made like
+        these.
+        """
+        if not self.hidden or not self.modes:
+            return None
+        # batch statistics need two examples
+        inputs = self.given.rows(2) if self.given.batch_size == 1 else self.given
+        errors = []
+        for mode in self.modes:
+            try:
+                found = export_graph(self.model, inputs, training=mode)
+            except TraceError as error:
+                errors.append(error)
+                continue
+            more = mode is True or not set(self.hidden) <= set(found.unreached)
+            self.modes = (mode,) if more else ()
+            return found if more else None
+        return errors[0]
+
+
+def _around(names: Iterable[str]) -> frozenset[str]:
+    """The modules that own these parameters, and all around them.
+
+    Example:
+        >>> sorted(_around(["aux.fc.weight"]))
+        ['', 'aux', 'aux.fc']
+    """
+    parts = [name.split(".")[:-1] for name in names]
+    return frozenset(".".join(part[:length]) for part in parts for length in range(len(part) + 1))
+
+
+def _fixed(walked: Walked) -> frozenset[fx.Node]:
+    """The calls at which channels meet several others each and stay whatever these do."""
+    book, roots = walked.book, walked.book.roots()
+    stays = torch.zeros(len(roots), dtype=torch.bool)
+    for labels, reason in book.frozen:
+        if book.reasons[reason] not in book.inexact:
+            stays[roots[labels]] = True
+    return frozenset(node for node, labels in walked.notes.fans if bool(stays[roots[squeezed(labels)]].all()))
+
+
+def _bound(walked: Walked, names: frozenset[str]) -> frozenset[str]:
+    """Those of these weights whose rows have become one unit."""
+    roots, axes = walked.book.roots(), walked.book.axes
+    rows = {name: axes[name, 0] for name in names}
+    return frozenset(
+        name for name, axis in rows.items() if len(distinct(roots[axis.start : axis.start + axis.size])) == 1
+    )
+
+
+def _walk(graphs: Graphs, notes: Notes, allow_inexact: bool) -> Walked:
+    """One walk, with a book of its own."""
+    walked = Walked(LabelBook(allow_inexact=allow_inexact), notes, graphs.plain.output_shapes, graphs)
+    walk_graph(graphs.plain, graphs.model, walked)
+    if graphs.training is not None:
+        _walk_training(graphs, graphs.training, walked)
     settle_factors(walked.book, walked.notes.factors)
     return walked
 
 
-def _walk_training(model: nn.Module, example_inputs: ExampleInputs, walked: Walked, hidden: Sequence[str]) -> None:
-    book, notes = walked.book, Notes()
-    # batch statistics need two examples
-    given = as_arguments(example_inputs)
-    inputs = given.rows(2) if given.batch_size == 1 else given
-    try:
-        exported = export_graph(model, inputs, training=True)
-    except TraceError as error:
-        reason = f"{hidden[0]} is not reached in evaluation mode, and in training mode: {error}"
+def _walk_training(graphs: Graphs, exported: ExportedGraph | TraceError, walked: Walked) -> None:
+    book, notes, model = walked.book, walked.notes.anew(walked.notes.fixed), graphs.model
+    if isinstance(exported, TraceError):
+        reason = f"{graphs.hidden[0]} is not reached in evaluation mode, and in training mode: {exported}"
         for axis in tuple(book.axes.values()):
             book.freeze(book.axis(axis.name, axis.dim, axis.size, axis.role), reason)
         return
-    walk_graph(exported, model, Walked(book, notes))
+    walk_graph(exported, model, Walked(book, notes, exported.output_shapes))
+    walked.notes.trained = True
     walked.notes.factors.extend(notes.factors)
     walked.notes.bounds.extend(notes.bounds)
+    walked.notes.norm_sizes.extend(notes.norm_sizes)
+    walked.notes.grouped.update(notes.grouped)
+    walked.notes.fans.extend(notes.fans)
     for pad in notes.pads:
         reason = f"{pad.where} creates a fixed number of channels in training mode"
         book.freeze(torch.cat([pad.before, pad.after]), reason)
@@ -94,7 +181,7 @@ def walk_graph(exported: ExportedGraph, model: nn.Module, walked: Walked) -> Non
 def _used(exported: ExportedGraph) -> set[fx.Node]:
     """Nodes that an output depends on, and operators that write in place."""
     used: set[fx.Node] = set()
-    waiting = [node for node in exported.graph.nodes if _writes(node)] + list(exported.outputs)
+    waiting = [node for node in exported.graph.nodes if writes(node)] + list(exported.outputs)
     while waiting:
         node = waiting.pop()
         if node not in used:
@@ -129,15 +216,27 @@ def _visit(node: fx.Node, values: dict[fx.Node, Any], book: LabelBook, notes: No
     if not any(isinstance(value, Tensor) for value in pytree.tree_leaves(node.meta.get("val"))):
         return node.meta.get("val")
     call = LabelledCall(node, arguments_by_name(node, values.get), book, notes)
+    _note_entries(call, values)
     result = (operator_of(node.target).rule or no_rule)(call)
     _update_mutated(call, result, values)
     return result
 
 
+def _note_entries(call: LabelledCall, values: dict[fx.Node, Any]) -> None:
+    """Remember the channels that enter the modules around a call."""
+    for source in call.node.all_input_nodes:
+        labels = values.get(source)
+        if isinstance(labels, Tensor) and len(varying(labels)) == 1:
+            inside = OperatorCall(source, {}).owners
+            for owner in call.owners:
+                if owner not in inside:
+                    call.notes.entries.setdefault(owner, []).append(squeezed(labels).flatten())
+
+
 def _update_mutated(call: LabelledCall, result: Any, values: dict[fx.Node, Any]) -> None:
     """An in-place operator changes what its first argument carries, and what a view of it would show."""
     node = call.node
-    if not _writes(node) or not isinstance(result, Tensor) or not node.args:
+    if not writes(node) or not isinstance(result, Tensor) or not node.args:
         return
     target = node.args[0]
     if not isinstance(target, fx.Node):
@@ -150,7 +249,8 @@ def _update_mutated(call: LabelledCall, result: Any, values: dict[fx.Node, Any])
         values[target] = result
 
 
-def _writes(node: fx.Node) -> bool:
+def writes(node: fx.Node) -> bool:
+    """Whether a call changes one of its arguments in place."""
     schema = getattr(node.target, "_schema", None)
     return schema is not None and bool(schema.is_mutable)
 

@@ -192,9 +192,14 @@ class AdaSAP(Callback):  # type: ignore[misc]  # untyped where Lightning is not 
         self._put_back(trainer.strategy)
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """The module saves and loads as before."""
+        """The module saves and loads as before, but that the checkpoints of a cut one hold its plan from now on."""
         self._put_back(trainer.strategy)
         self._put_back(pl_module)
+        compression = self.compression
+        if compression is not None and not compression.plan.keeps_all:
+            whole = {"model": name_of(pl_module, compression.model), **compression.state_dict()}
+            kept = {key: whole[key] for key in ("model", "plan", "groups")}
+            pl_module.on_save_checkpoint = partial(save_with_plan, pl_module, kept)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """As after the end."""
@@ -308,6 +313,12 @@ class AdaSAP(Callback):  # type: ignore[misc]  # untyped where Lightning is not 
             if held is owner:
                 vars(owner).pop(name, None)
         self._restore = [item for item in self._restore if item[0] is not owner]
+
+
+def save_with_plan(module: LightningModule, kept: Mapping[str, Any], checkpoint: dict[str, Any]) -> None:
+    """A cut module's `on_save_checkpoint`: weights alone are saved without asking callbacks."""
+    checkpoint.setdefault(KEY, dict(kept))
+    type(module).on_save_checkpoint(module, checkpoint)
 
 
 def loss_of(output: Any) -> Tensor | None:

@@ -19,10 +19,12 @@ from adasap.errors import AdasapWarning, ArgumentError, CheckpointError, RecipeE
 from adasap.groups import ChannelGroup, trace_groups, widths
 from adasap.groups.bare import unwrap
 from adasap.groups.inputs import Arguments, ExampleInputs, as_arguments
+from adasap.groups.past import branches_of, removed_before
 from adasap.groups.serialization import groups_to_json
 from adasap.pruning import PruningPlan, Selection, apply_plan_
 from adasap.pruning.compensate import forward_images
 from adasap.pruning.one_shot import require_taken
+from adasap.pruning.plan import absent
 from adasap.pruning.proof import probe_images
 from adasap.report.records import PruneRecord
 from adasap.sharpness import StepLoss, sharpness_aware_gradients
@@ -41,7 +43,7 @@ from adasap.training import (
 )
 from adasap.training.optimizer import require_cuttable
 from adasap.training.processes import Processes
-from adasap.training.pruning_event import build_make_up, cut_
+from adasap.training.pruning_event import build_make_up, choose, cut_
 from adasap.training.run import SearchingMethod
 from adasap.training.runtime import without_scale
 from adasap.training.scoring import Scoring
@@ -113,6 +115,10 @@ class LoopCompression:
         observe: Observer = ignore,
     ) -> None:
         guard_convolutions()
+        if not isinstance(config, Compression):
+            raise ArgumentError(
+                f"config is a {type(config).__name__}; give adasap.Compression(...), or adasap.read_recipe(path)"
+            )
         self.wrapped, self.model, self.config = model, unwrap(model), config
         self.processes, self.observe = processes or Processes(), observe
         self.batches, self._loss = list(batches), loss
@@ -127,7 +133,14 @@ class LoopCompression:
 
     def _trace(self, inputs: Arguments) -> None:
         config = self.config
-        self.dense_groups = trace_groups(self.model, inputs, keep=config.pruning.keep)
+        pruning = config.pruning
+        self.dense_groups = trace_groups(
+            self.model,
+            inputs,
+            keep=pruning.keep,
+            allow_inexact=pruning.allow_inexact,
+            depth=pruning.budget.depth,
+        )
         self.selection = Selection.of(config.pruning, self.model, self.dense_groups, inputs)
         self.cost = self.selection.cost
         self.state = TrainingState(
@@ -273,7 +286,7 @@ class LoopCompression:
     @property
     def kept_fraction(self) -> float:
         """What is left of the cost that the budget limits, a fraction of the dense model's."""
-        return self.cost.total({**widths(self.dense_groups), **widths(self.state.groups)}) / self.cost.dense
+        return self.cost.total({**widths(self.dense_groups), **self.plan.widths()}) / self.cost.dense
 
     @property
     def num_batches(self) -> int:
@@ -282,6 +295,7 @@ class LoopCompression:
         return max(
             pruning.recalibration_batches * keeps_statistics(self.model),
             pruning.compensation_batches * (pruning.compensate == "least_squares"),
+            int(pruning.budget.depth),
             int(getattr(self.criterion, "num_batches", 0)),
         )
 
@@ -383,6 +397,10 @@ class LoopCompression:
             needed.append("norm statistics after a cut (pruning.recalibration_batches)")
         if pruning.compensate == "least_squares":
             needed.append("pruning.compensate: least_squares")
+        if pruning.budget.depth:
+            needed.append("pruning.budget.depth")
+            if self._loss is None:
+                raise RecipeError("pruning.budget.depth tries plans by their loss; pass loss=<of a model and a batch>")
         if needed and not self.batches:
             raise RecipeError(
                 f"batches are missing for {' and '.join(needed)}; pass batches=<a list of prepared training batches>, "
@@ -453,7 +471,8 @@ class LoopCompression:
         self.processes.average_buffers_(self.model)
         self.agree()
         groups = state.groups
-        plan = self.selection.plan(groups, self.scoring.score(), event.limit)
+        scores, batches = self.scoring.score(), self.first_batches
+        plan = choose(self.selection, state, scores, event.limit, batches, self.loss, self.processes)
         mode = self.model.training
         error, compensation = cut_(state, plan, self._probe(), self._make_up)
         state.evidence.reset()
@@ -465,12 +484,13 @@ class LoopCompression:
             step=state.counters.step,
             event=event.number,
             events=len(self._times.events),
-            cost=self.cost.total({**widths(groups), **plan.widths()}),
+            cost=self.cost.total({**widths(groups), **absent(removed_before(groups)), **plan.widths()}),
             cost_limit=event.limit,
             unit=self.cost.unit,
             removed=sum(widths(groups).values()) - sum(widths(state.groups).values()),
             mask_error=error,
             seconds=time.perf_counter() - started,
+            branches=len(branches_of(groups)) - len(branches_of(state.groups)),
             layer_errors=None if compensation is None else compensation.errors,
             uncompensated=None if compensation is None else compensation.as_they_were,
         )

@@ -294,7 +294,7 @@ def write_plan(folder: Path, model: nn.Module) -> None:
     if past.lost:
         raise CheckpointError(f"the cuts cannot be told in the dense model's indices: {past.lost}")
     whole = {group.name for group in prunable(past.dense)}
-    plan = PruningPlan.of(past.dense, {name: kept for name, kept in past.kept.items() if name in whole})
+    plan = PruningPlan.of(past.dense, {name: kept for name, kept in past.kept.items() if name in whole}, past.removed)
     content = {"plan": json.loads(plan.to_json()), "groups": json.loads(groups_to_json(past.dense))}
     with atomic_write(folder / PLAN) as file:
         file.write(json.dumps(content).encode())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -37,8 +37,8 @@ class ModelSpec:
             `package.module:function` or `path/to/file.py:function`.
         options: Keyword arguments of the builder: plain JSON values.
         input_size: Channels, height, width; None: not said (see `input_size_of`).
-        mean: Per channel; an image is prepared as (x / 255 - mean) / std. By default ImageNet's for three channels, and
-            0.5 for any other number.
+        mean: Per channel; an image is prepared as (x / 255 - mean) / std. By default what timm's configuration says of
+            a model of timm's, else ImageNet's for three channels, and 0.5 for any other number.
         std: Per channel; likewise.
         weights: A file of weights on this machine to fill the model with (see `load_weights_`), or `DEFAULT` or another
             name of weights that torchvision or timm publish for it; None keeps the random start.
@@ -64,9 +64,9 @@ class ModelSpec:
         if size is not None and math.prod(size) > MOST_VALUES:
             raise ModelError(f"input_size {size} has over {MOST_VALUES:,} values; give smaller images")
         channels = size[0] if size is not None else max(len(self.mean), len(self.std)) or 3
-        for name, default in (("mean", IMAGENET_MEAN), ("std", IMAGENET_STD)):
-            if not getattr(self, name):
-                object.__setattr__(self, name, default if channels == 3 else (0.5,) * channels)
+        if not (self.mean and self.std):
+            for name, default in zip(("mean", "std"), _usual(self.builder, channels), strict=True):
+                object.__setattr__(self, name, getattr(self, name) or default)
         if not len(self.mean) == len(self.std) == channels or not min(self.std) > 0:
             raise ModelError(
                 f"mean is {self.mean} and std is {self.std}; give one number for each of the {channels} channels of "
@@ -80,12 +80,37 @@ class ModelSpec:
             >>> ModelSpec("mine:net").of_size((1, 28, 28)).mean
             (0.5,)
         """
-        unsaid = (self.mean, self.std) == (IMAGENET_MEAN, IMAGENET_STD) and size is not None and size[0] != 3
+        unsaid = size is not None and size[0] != 3 and (self.mean, self.std) == _usual(self.builder, 3)
         return replace(self, input_size=size, mean=(), std=()) if unsaid else replace(self, input_size=size)
 
 
+def _usual(builder: str, channels: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and std where nobody says them."""
+    family, _, name = builder.partition(":")
+    if family == "timm" and (carried := timm_mean_std(timm_config(name), channels)):
+        return carried
+    return (IMAGENET_MEAN, IMAGENET_STD) if channels == 3 else ((0.5,) * channels,) * 2
+
+
+def timm_config(name: str) -> Any:
+    """What timm says of a model's published weights; None if there are none, or timm is not installed."""
+    try:
+        import timm
+
+        return timm.get_pretrained_cfg(name) if timm.is_model(name) else None
+    except (ImportError, RuntimeError, ValueError):
+        return None
+
+
+def timm_mean_std(config: Any, channels: int) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
+    """Mean and std in a configuration of timm's, as timm or a model of its kind has it; None if it says none."""
+    said = config if isinstance(config, Mapping) else vars(config) if hasattr(config, "__dict__") else {}
+    mean, std = (tuple(float(number) for number in said.get(key) or ()) for key in ("mean", "std"))
+    return (mean, std) if len(mean) == len(std) == channels else None
+
+
 def open_model(
-    spec: ModelSpec,
+    spec: ModelSpec | str,
     *,
     builder: Callable[..., nn.Module] | None = None,
     trust_builder: bool = False,
@@ -96,7 +121,7 @@ def open_model(
     """Builds the model and fills it with the spec's weights.
 
     Args:
-        spec: Which model.
+        spec: Which model; a name such as `torchvision:resnet18` is its builder.
         builder: Called in place of `spec.builder`, with the same options.
         trust_builder: Import `package.module:function` if that is what the spec names: say so for names that
             the user gave himself, not for names that came in a file from somebody else.
@@ -104,14 +129,15 @@ def open_model(
         most_numbers: The model may have so many numbers; None: what free memory holds. Not asked of own functions.
         say: Told in one line what was found in a file of weights.
     Raises:
-        ModelError: If the builder is unknown, is not trusted, refuses its options, describes a model that does not fit
-            into memory, or the weights do not fit.
+        ModelError: If it is no spec, the builder is unknown, is not trusted, refuses its options, describes a model
+            that does not fit into memory, or the weights do not fit.
 
     Example:
         >>> model = open_model(ModelSpec("adasap:digits_net"))
         >>> sum(parameter.numel() for parameter in model.parameters())
         78330
     """
+    spec = _as_spec(spec)
     model = build_model(spec, builder=builder, trust_builder=trust_builder, most_numbers=most_numbers)
     if spec.weights is not None:
         if is_published(spec.builder, spec.weights):
@@ -122,6 +148,19 @@ def open_model(
         load_backbone_(model, spec.backbone_weights)
     remember(model, replace(past_of(model), spec=spec))
     return model
+
+
+def _as_spec(spec: Any) -> ModelSpec:
+    if isinstance(spec, str):
+        if spec.endswith(".safetensors"):
+            raise ModelError(f"{spec:.90} is a model file; open it by adasap.load")
+        return ModelSpec(spec)
+    if not isinstance(spec, ModelSpec):
+        raise ModelError(
+            f"a model is opened by a ModelSpec or a builder's name, such as torchvision:resnet18; got a "
+            f"{type(spec).__name__}"
+        )
+    return spec
 
 
 def build_model(

@@ -5,8 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from torch import nn
+
 from adasap.models.inputs import Size, default_input_size
-from adasap.models.open import IMAGENET_MEAN, IMAGENET_STD, ModelSpec
+from adasap.models.open import IMAGENET_MEAN, IMAGENET_STD, ModelSpec, timm_config, timm_mean_std
 
 Interpolation = Literal["bilinear", "bicubic"]
 _DETECTORS: dict[str, tuple[tuple[float, ...], tuple[float, ...]]] = {
@@ -60,6 +62,18 @@ def preparation_of(spec: ModelSpec) -> Preparation:
     return found
 
 
+def carried_mean_std(model: nn.Module, channels: int) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
+    """What a model of timm's kind carries with it; None if nothing.
+
+    Example:
+        >>> model = nn.Conv2d(3, 4, 3)
+        >>> model.pretrained_cfg = {"mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5)}
+        >>> carried_mean_std(model, 3)
+        ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+    """
+    return timm_mean_std(getattr(model, "pretrained_cfg", None) or getattr(model, "default_cfg", None), channels)
+
+
 def _of_torchvision(name: str, size: Size | None) -> Preparation | None:
     from torchvision import models
 
@@ -78,9 +92,7 @@ def _of_torchvision(name: str, size: Size | None) -> Preparation | None:
 
 
 def _of_timm(name: str, size: Size | None) -> Preparation | None:
-    import timm
-
-    known = timm.get_pretrained_cfg(name) if timm.is_model(name) else None
+    known = timm_config(name)
     if known is None or size is None:
         return None
     resize = int(size[-1] / (known.crop_pct or _CROPPED))

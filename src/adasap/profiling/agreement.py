@@ -33,8 +33,10 @@ def setting_of(table: LatencyTable) -> Setting | None:
         precision=found.get("precision", "float32"),
         channels_last=bool(found.get("channels_last", True)),
         compiled=bool(found.get("compiled", False)),
+        engine=table.engine,
+        int8=bool(found.get("int8", False)),
     )
-    return setting if found.get("processor") == setting.describe()["processor"] else None
+    return setting if found.get("processor") == setting.processor else None
 
 
 def require_agreement(
@@ -100,9 +102,9 @@ def measure_side_by_side(
     setting = setting_of(table)
     if setting is None:
         return None
-    placed = {name: setting.place(model) for name, model in models.items()}
     batch = setting.batch(example_inputs, int(table.settings.get("batch", 1)))
     with setting.applied():
+        placed = {name: setting.ready(model, batch) for name, model in models.items()}
         times = time_models_ms(placed, batch, rounds=15, seconds=2.0)
     return {name: statistics.median(values) for name, values in times.items()}
 
@@ -114,4 +116,6 @@ def _flags(table: LatencyTable) -> str:
     given |= {"--threads": found.get("threads"), "--precision": found.get("precision")}
     words = [f" {flag} {value}" for flag, value in given.items() if value is not None]
     words += [] if found.get("channels_last", True) else [" --contiguous"]
-    return "".join(words + ([" --compiled"] if found.get("compiled") else []))
+    words += [f" --engine {table.engine}"] if table.engine != "torch" else []
+    words += [f" --{flag}" for flag in ("compiled", "int8") if found.get(flag)]
+    return "".join(words)

@@ -51,13 +51,17 @@ class Accuracy:
         ]
 
 
-def random_widths(groups: Sequence[ChannelGroup], *, seed: int, least: float = 0.25) -> dict[str, int]:
-    """A width for every prunable group, evenly drawn between a share of its channels and all of them."""
+def random_widths(
+    groups: Sequence[ChannelGroup], *, seed: int, least: float = 0.25, multiple_of: int = 1
+) -> dict[str, int]:
+    """A width for every prunable group, evenly drawn between a share of its channels and all of them, then rounded."""
     draw = torch.Generator().manual_seed(seed)
-    return {
-        g.name: max(1, round(g.num_channels * (least + (1 - least) * float(torch.rand((), generator=draw)))))
-        for g in prunable(groups)
-    }
+    found = {}
+    for group in prunable(groups):
+        width = group.num_channels * (least + (1 - least) * float(torch.rand((), generator=draw)))
+        rounded = max(1, round(width / multiple_of)) * multiple_of
+        found[group.name] = min(group.num_channels, rounded)
+    return found
 
 
 def even_widths(groups: Sequence[ChannelGroup], share: float) -> dict[str, int]:
@@ -85,11 +89,18 @@ class Bench:
 
     def measure_ms(self, chosen: Sequence[Mapping[str, int]]) -> list[float]:
         """Median milliseconds of the model at each of these widths, all in one interleaved run."""
-        placed = {str(n): self.setting.place(cut_copy(self.model, self.groups, at)) for n, at in enumerate(chosen)}
         batch = self.setting.batch(self.example_inputs, as_arguments(self.example_inputs).batch_size)
         with self.setting.applied():
+            placed = {
+                str(n): self.setting.ready(cut_copy(self.model, self.groups, at), batch) for n, at in enumerate(chosen)
+            }
             times = time_models_ms(placed, batch, rounds=self.options.rounds, seconds=self.options.seconds)
         return [statistics.median(times[name]) for name in placed]
+
+    def random_plan(self, table: LatencyTable, number: int, *, first_seed: int = 0) -> dict[str, int]:
+        """Random widths; every other plan has multiples of 8 if these have times of their own in the table."""
+        even = table.step > 1 and number % 2 == 1
+        return random_widths(self.groups, seed=first_seed + number, multiple_of=8 if even else 1)
 
     def cost(self, table: LatencyTable) -> Latency:
         """What the table says of the model."""
@@ -107,7 +118,7 @@ def calibrate(table: LatencyTable, bench: Bench) -> LatencyTable:
         bench: The model, under the table's setting.
     """
     chosen = [{}, even_widths(bench.groups, 0.5)]
-    chosen += [random_widths(bench.groups, seed=10_000 + number) for number in range(6)]
+    chosen += [bench.random_plan(table, number, first_seed=10_000) for number in range(6)]
     measured = bench.measure_ms(chosen)
     candidates = []
     for alignment in ALIGNMENTS:
@@ -123,7 +134,7 @@ def calibrate(table: LatencyTable, bench: Bench) -> LatencyTable:
 def prediction_accuracy(table: LatencyTable, bench: Bench, *, num_plans: int) -> Accuracy:
     """Measures random plans beside the dense model; `calibrate` has not seen them."""
     cost = bench.cost(table)
-    chosen: list[dict[str, int]] = [{}, *(random_widths(bench.groups, seed=number) for number in range(num_plans))]
+    chosen: list[dict[str, int]] = [{}, *(bench.random_plan(table, number) for number in range(num_plans))]
     times = [PlanTime(at, cost.total(at), ms) for at, ms in zip(chosen, bench.measure_ms(chosen), strict=True)]
     return Accuracy(times[0], tuple(times[1:]))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -44,13 +45,18 @@ class Operand:
     follows: tuple[tuple[int, int], ...]  # (axis, place in the call's widths)
     is_weight: bool
 
+    def sizes(self, ratios: Sequence[float]) -> tuple[int, ...]:
+        """Its shape at these shares of the dense widths."""
+        shape = list(self.shape)
+        for axis, place in self.follows:
+            shape[axis] = max(1, round(shape[axis] * ratios[place]))
+        return tuple(shape)
+
     def drawn(
         self, ratios: Sequence[float], device: torch.device, dtype: torch.dtype, *, channels_last: bool
     ) -> Tensor:
         """A random tensor of this shape at these shares of the dense widths."""
-        shape = list(self.shape)
-        for axis, place in self.follows:
-            shape[axis] = max(1, round(shape[axis] * ratios[place]))
+        shape = self.sizes(ratios)
         if not self.dtype.is_floating_point:
             return torch.zeros(shape, dtype=self.dtype, device=device)
         tensor = torch.rand(shape, device=device).to(dtype)
@@ -90,16 +96,20 @@ class LayerCall:
         The weights of one layer have left the cache when a network comes back to it. So there are several runners, on
         the same activations but with weights of their own, until these take up `weight_bytes` together.
         """
-        ratios = [size / whole for size, whole in zip(at, self.dense, strict=True)]
+        ratios = self.ratios(at)
         activations: dict[int, Tensor] = {}
+        first: dict[int, Tensor] = {}
 
         def fill(value: Any) -> Any:
-            if isinstance(value, ConvolutionGroups):
+            if isinstance(value, Count):
                 return value.at(ratios)
             if not isinstance(value, Operand):
                 return value
             if value.is_weight:
-                return value.drawn(ratios, device, dtype, channels_last=channels_last)
+                if id(value) in first:
+                    return first[id(value)].clone()  # drawing anew takes ten times as long, and longer than the timing
+                first[id(value)] = value.drawn(ratios, device, dtype, channels_last=channels_last)
+                return first[id(value)]
             if id(value) not in activations:
                 activations[id(value)] = value.drawn(ratios, device, dtype, channels_last=channels_last)
             return activations[id(value)]
@@ -116,27 +126,87 @@ class LayerCall:
                 break
         return runners
 
+    @property
+    def operands(self) -> list[Operand]:
+        """Its tensor arguments, weights and activations, in order; one for each use."""
+        return [value for value in self._leaves if isinstance(value, Operand)]
+
+    @property
+    def counts(self) -> list[Count]:
+        """Its integer arguments that follow a width."""
+        return [value for value in self._leaves if isinstance(value, Count)]
+
+    def ratios(self, at: Sequence[float]) -> list[float]:
+        """Shares of the dense widths."""
+        return [size / whole for size, whole in zip(at, self.dense, strict=True)]
+
+    def on(self, tensors: Sequence[Tensor], at: Sequence[float]) -> Any:
+        """What it computes of tensors in place of `operands`, at these widths."""
+        rest, ratios = iter(tensors), self.ratios(at)
+
+        def fill(value: Any) -> Any:
+            if isinstance(value, Count):
+                return value.at(ratios)
+            return next(rest) if isinstance(value, Operand) else value
+
+        arguments, keywords = pytree.tree_map(fill, (self._arguments, dict(self._keywords)), is_leaf=is_template)
+        return self._target(*arguments, **keywords)
+
+    @property
+    def _leaves(self) -> list[Any]:
+        return pytree.tree_leaves((self._arguments, dict(self._keywords)), is_leaf=is_template)
+
+
+class Before:
+    """Stands in a chain of calls for what the call before has computed."""
+
+    def __repr__(self) -> str:
+        return "the result before"
+
+
+BEFORE = Before()
+
+
+def run_chain(steps: Sequence[tuple[Callable[..., Any], tuple[Any, ...], Mapping[str, Any]]]) -> Any:
+    """Operators one after the other: their targets, arguments and keywords, with `BEFORE` among these."""
+    value: Any = None
+    for target, arguments, keywords in steps:
+        given = [value if argument is BEFORE else argument for argument in arguments]
+        named = {name: value if argument is BEFORE else argument for name, argument in keywords.items()}
+        value = target(*given, **named)
+    return value
+
 
 @dataclass(frozen=True)
-class ConvolutionGroups:
-    """The `groups` argument of a convolution that loses whole groups with its channels."""
+class Count:
+    """An integer argument that follows a width: groups of a convolution, the length of what is normalised.
+
+    Attributes:
+        dense: In the dense model.
+        place: Of the width among those of the call.
+        parts_of: Where positive, the argument counts equal parts of that many channels: it becomes the largest number
+            that divides those that are left.
+    """
 
     dense: int
     place: int
+    parts_of: int = 0
 
     def at(self, ratios: Sequence[float]) -> int:
+        if self.parts_of:
+            return math.gcd(self.dense, max(1, round(self.parts_of * ratios[self.place])))
         return max(1, round(self.dense * ratios[self.place]))
 
 
 def is_template(value: Any) -> bool:
     """Whether an argument of a call is filled in when the call is made."""
-    return isinstance(value, (Operand, ConvolutionGroups))
+    return isinstance(value, (Operand, Count))
 
 
 def described(value: Any) -> Any:
     """What an argument is, ready for JSON: calls that take the same time at the same widths are described alike."""
     if isinstance(value, Operand):
         return [list(value.shape), str(value.dtype), [list(pair) for pair in value.follows]]
-    if isinstance(value, ConvolutionGroups):
+    if isinstance(value, Count):
         return {"groups": value.dense}
     return value if isinstance(value, (int, float, bool, str, type(None))) else str(value)

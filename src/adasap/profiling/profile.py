@@ -82,17 +82,17 @@ def profile_models(
         whole_number(size, "batch_sizes", least=1)
     finite_number(seconds, "seconds", least=0)
     costs = {name: MACs(model, (), example_inputs) for name, model in models.items()}
-    placed = {name: setting.place(model) for name, model in models.items()}
     batches = [setting.batch(example_inputs, n) for n in batch_sizes]
     with setting.applied():
-        timings = [measure_latency(placed, batch, seconds=seconds) for batch in batches]
+        timings = [measure_latency(_ready(models, setting, batch), batch, seconds=seconds) for batch in batches]
+        placed = {name: setting.place(model) for name, model in models.items()} if images else {}
         predictions = {
             what: [measure_predictions(placed, _first(some, n, setting), seconds=seconds) for n in batch_sizes]
             for what, some in (images or {}).items()
         }
     profiles = {}
     for name, model in models.items():
-        plain = replace(setting, compiled=False).place(model)
+        plain = replace(setting, compiled=False, engine="torch", int8=False).place(model)
         profiles[name] = Profile(
             parameters=sum(p.numel() for p in unwrap(model).parameters()),
             macs=int(costs[name].dense),
@@ -105,11 +105,11 @@ def profile_models(
 
 
 def measure_latency(
-    models: Mapping[str, nn.Module], batch: ExampleInputs, *, seconds: float = 2.0, at_least: int = 10
+    models: Mapping[str, Callable[..., Any]], batch: ExampleInputs, *, seconds: float = 2.0, at_least: int = 10
 ) -> dict[str, Latency]:
-    """Median and 95th percentile of interleaved forward passes of placed models."""
+    """Median and 95th percentile of interleaved forward passes of models that a setting made ready."""
     times = time_models_ms(models, batch, rounds=at_least, seconds=seconds)
-    return {name: _latency(as_arguments(batch).batch_size, values) for name, values in times.items()}
+    return {name: latency_of(as_arguments(batch).batch_size, values) for name, values in times.items()}
 
 
 def measure_predictions(
@@ -126,14 +126,19 @@ def measure_predictions(
         for name, model in models.items()
     }
     times = time_models_ms(runs, images[0], rounds=at_least, seconds=seconds)
-    return {name: _latency(len(images), values) for name, values in times.items()}
+    return {name: latency_of(len(images), values) for name, values in times.items()}
+
+
+def _ready(models: Mapping[str, nn.Module], setting: Setting, batch: ExampleInputs) -> dict[str, Callable[..., Any]]:
+    return {name: setting.ready(model, batch) for name, model in models.items()}
 
 
 def _first(images: Sequence[Tensor], count: int, setting: Setting) -> list[Tensor]:
     return [images[place % len(images)].to(setting.device, setting.dtype) for place in range(count)]
 
 
-def _latency(batch_size: int, values: list[float]) -> Latency:
+def latency_of(batch_size: int, values: list[float]) -> Latency:
+    """Median and 95th percentile of times in milliseconds."""
     return Latency(batch_size, statistics.median(values), statistics.quantiles(values, n=20)[-1])
 
 

@@ -15,9 +15,12 @@ from torch import Tensor, nn
 from adasap.errors import ArgumentError, BudgetError
 from adasap.groups.group import ChannelGroup, widths
 from adasap.groups.inputs import ExampleInputs, as_arguments
+from adasap.groups.stand_ins import Removed, is_within
 from adasap.io import parse_json, read_text
+from adasap.profiling.engines import ENGINES
 from adasap.profiling.layers import LayerCall
 from adasap.profiling.reading import layer_calls
+from adasap.pruning.plan import modules_absent
 from adasap.sealed import sealed_json, unsealed
 
 FORMAT = "adasap-latency-table-1"
@@ -42,12 +45,45 @@ class LatencyTable:
     scale: float = 1.0
     call_ms: float = 0.0
 
+    @property
+    def engine(self) -> str:
+        """What ran the layers, by its name in `adasap.profiling.ENGINES`."""
+        return str(self.settings.get("engine", "torch"))
+
+    @property
+    def fuses(self) -> bool:
+        """Whether its layers are those that `layer_calls(..., fused=True)` reads."""
+        return bool(ENGINES.get(self.engine).fuses)  # type: ignore[attr-defined]
+
+    @property
+    def step(self) -> int:
+        """Number of channels whose multiples have times apart from those of other numbers."""
+        return int(ENGINES.get(self.engine).step)  # type: ignore[attr-defined]
+
+    @property
+    def stated(self) -> str:
+        """What was measured, and where, for a reader.
+
+        Example:
+            >>> LatencyTable({"engine": "onnxruntime", "engine_version": "1.23", "int8": True, "threads": 2}).stated
+            'onnxruntime 1.23, INT8, batch 1, 2 threads'
+        """
+        found = self.settings
+        version = found.get("torch" if self.engine == "torch" else "engine_version", "")
+        runtime = f"{self.engine} {version}".strip()
+        numbers = "INT8" if found.get("int8") else found.get("precision", "float32")
+        eager = "" if self.engine != "torch" else ", compiled" if found.get("compiled") else ", eager"
+        where = f", {found['processor']}" if "processor" in found else ""
+        return (
+            f"{runtime}{eager}, {numbers}, batch {found.get('batch', 1)}, {found.get('threads', 'all')} threads{where}"
+        )
+
     def missing(self, calls: Sequence[LayerCall]) -> list[tuple[LayerCall, tuple[int, ...]]]:
         """What is still to be measured for a model, each layer once."""
         return [
             (call, point)
             for key, call in {call.key: call for call in calls}.items()
-            for point in grid_widths(call)
+            for point in grid_widths(call, self.step)
             if point not in self.points.get(key, {})
         ]
 
@@ -175,15 +211,25 @@ class Latency:
         self, table: LatencyTable, model: nn.Module, groups: Sequence[ChannelGroup], example_inputs: ExampleInputs
     ) -> None:
         self._whole = widths(groups)
-        self._calls = layer_calls(model, groups, example_inputs)
-        self._scale, self._fixed = table.scale, table.call_ms * self.num_calls
+        self._calls = layer_calls(model, groups, example_inputs, fused=table.fuses)
+        self.stated = table.stated
+        self._scale, self._call_ms = table.scale, table.call_ms
         if missing := table.missing(self._calls):
+            moved = {name for call, _ in missing for width in call.widths for name, _ in width.per_channel}
+            if norms := [group.name for group in groups if group.inexact and group.name in moved]:
+                raise BudgetError(
+                    f"the latency table was measured without cuts under norms, and so lacks widths of {norms[0]}: "
+                    "`adasap profile MODEL --latency-table FILE --allow-inexact` adds them; or do without these cuts"
+                )
             raise BudgetError(
                 f"the latency table lacks {len(missing)} points of this model's layers, such as {missing[0][0].where} "
                 f"({missing[0][0].key[:40]}...) at {missing[0][1]}: it is unfinished, or was made for another model, "
                 "image size or batch; `adasap profile MODEL --latency-table FILE` goes on from there"
             )
-        grids = {call.key: _Grid.of(table.points[call.key], grid_widths(call), table.alignment) for call in self._calls}
+        grids = {
+            call.key: _Grid.of(table.points[call.key], grid_widths(call, table.step), table.alignment, table.step)
+            for call in self._calls
+        }
         self._grids = [grids[call.key] for call in self._calls]
         self._touched: dict[str, list[int]] = {name: [] for name in self._whole}
         for place, call in enumerate(self._calls):
@@ -198,14 +244,22 @@ class Latency:
 
     def total(self, widths: Mapping[str, float]) -> float:
         """Milliseconds at these widths (group name -> channels); a group that is not named is whole."""
-        return self._fixed + self._sum(self._at(widths), range(len(self._calls)))
+        widths, gone = modules_absent(widths)
+        made = self._made(range(len(self._calls)), gone)
+        return self._call_ms * len(made) + self._sum(self._at(widths), made)
 
     def along(self, widths: Mapping[str, float], group: str, choices: Sequence[int]) -> Tensor:
         """The times where one group takes each of these widths and the others stay, float64 [choices]."""
-        here = self._at(widths)
-        rest = self.total(here) - self._sum(here, self._touched[group])
-        times = [rest + self._sum({**here, group: choice}, self._touched[group]) for choice in choices]
+        whole = self.total(widths)
+        widths, gone = modules_absent(widths)
+        here, touched = self._at(widths), self._made(self._touched[group], gone)
+        rest = whole - self._sum(here, touched)
+        times = [rest + self._sum({**here, group: choice}, touched) for choice in choices]
         return torch.tensor(times, dtype=torch.float64)
+
+    def _made(self, places: Iterable[int], gone: Removed) -> list[int]:
+        """The calls that are still made where modules are taken out."""
+        return [place for place in places if not is_within(self._calls[place].where, gone)]
 
     def _at(self, widths: Mapping[str, float]) -> dict[str, float]:
         if unknown := widths.keys() - self._whole.keys():
@@ -238,16 +292,26 @@ def latency_cost(
 
 @dataclass(frozen=True)
 class _Grid:
-    """Times over a grid of up to two widths; linear between its points."""
+    """Times over a grid of up to two widths; linear between its points.
+
+    Attributes:
+        axes: The widths that were measured.
+        times: At each point.
+        alignment: As of the table.
+        step: Of the table: on the first axis, multiples of it lie among themselves, and so do other numbers.
+    """
 
     axes: tuple[tuple[int, ...], ...]
     times: Mapping[tuple[int, ...], float]
     alignment: int
+    step: int = 1
 
     @classmethod
-    def of(cls, times: Mapping[tuple[int, ...], float], points: Sequence[tuple[int, ...]], alignment: int) -> _Grid:
+    def of(
+        cls, times: Mapping[tuple[int, ...], float], points: Sequence[tuple[int, ...]], alignment: int, step: int = 1
+    ) -> _Grid:
         axes = tuple(tuple(sorted(set(values))) for values in zip(*points, strict=True))
-        return cls(axes, times, alignment if len(axes) == 2 else 1)
+        return cls(axes, times, alignment if len(axes) == 2 else 1, step)
 
     def at(self, widths: Sequence[float]) -> float:
         """Milliseconds; beyond the smallest measured width the time stays what it is there."""
@@ -255,10 +319,22 @@ class _Grid:
         for place, (axis, width) in enumerate(zip(self.axes, widths, strict=True)):
             if place == len(self.axes) - 1 and self.alignment > 1:
                 width = math.ceil(width / self.alignment - 1e-9) * self.alignment
+            if place == 0 and self.step > 1:
+                axis = alike(axis, width, self.step)
             corners = [
                 ((*at, value), weight * part) for at, weight in corners for value, part in _neighbours(axis, width)
             ]
         return sum(weight * self.times[at] for at, weight in corners)
+
+
+def alike(axis: tuple[int, ...], width: float, step: int) -> tuple[int, ...]:
+    """The measured widths that are multiples of a step if this one is, else those that are not; all if none is.
+
+    Example:
+        >>> alike((7, 8, 15, 16), 12, 4), alike((7, 8, 15, 16), 13, 4)
+        ((8, 16), (7, 15))
+    """
+    return tuple(value for value in axis if (value % step == 0) == (width % step == 0)) or axis
 
 
 def _neighbours(axis: tuple[int, ...], width: float) -> list[tuple[int, float]]:
@@ -273,18 +349,31 @@ def _neighbours(axis: tuple[int, ...], width: float) -> list[tuple[int, float]]:
     return [(low, 1.0 - part), (high, part)] if part else [(low, 1.0)]
 
 
-def grid_widths(call: LayerCall) -> list[tuple[int, ...]]:
+def grid_widths(call: LayerCall, step: int = 1) -> list[tuple[int, ...]]:
     """The widths at which a layer is measured: from a share of each dense width up to all of it.
 
     Multiples of 16, where kernels are at their best, or of 8 below 128 channels; any where a layer is narrow.
+
+    Args:
+        call: The layer.
+        step: Of the table; above 1, a few numbers of input channels that are not multiples of it are added.
     """
     parts = (0.125, 0.25, 0.5, 0.75, 1.0) if len(call.dense) > 1 else (0.125, 0.25, 0.375, 0.5, 0.75, 1.0)
     axes = []
     for dense in call.dense:
         wanted = {max(1, round(part * dense)) for part in parts} | {round(dense)}
-        step = 16 if dense >= 128 else 8
-        axes.append(sorted({min(round(dense), max(step, round(w / step) * step)) if dense > 16 else w for w in wanted}))
+        multiple = 16 if dense >= 128 else 8
+        axes.append(_rounded(wanted, dense, multiple))
+    in_groups = any(not one.parts_of and one.dense != call.dense[one.place] for one in call.counts)  # go whole
+    if step > 1 and axes and call.dense[0] > 16 and not in_groups:
+        beside = {width - 1 for width in axes[0] if width % step == 0}
+        axes[0] = sorted({*axes[0], *sorted(beside)[::2], max(beside, default=axes[0][-1])})
     points: list[tuple[int, ...]] = [()]
     for axis in axes:
         points = [(*point, width) for point in points for width in axis]
     return points
+
+
+def _rounded(wanted: Iterable[int], dense: float, step: int) -> list[int]:
+    """Widths of a layer, as multiples of a step unless it is narrow."""
+    return sorted({min(round(dense), max(step, round(w / step) * step)) if dense > 16 else w for w in wanted})

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import platform
-import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -21,6 +20,7 @@ from adasap.groups.fake_model import copied
 from adasap.groups.inputs import Arguments, ExampleInputs, as_arguments
 from adasap.memory import kept_memory
 from adasap.processor import DTYPES, Precision
+from adasap.profiling.engines import ENGINES, Engine
 from adasap.profiling.layers import LayerCall
 from adasap.profiling.table import LatencyTable
 
@@ -35,6 +35,9 @@ class Setting:
         precision: Number type of weights and activations.
         channels_last: Memory format of images and convolutions.
         compiled: Through `torch.compile`.
+        engine: What runs it, by its name in `adasap.profiling.ENGINES`: `torch`, or a runtime on the CPU,
+            `onnxruntime` or `openvino`, for which models are exported.
+        int8: Models are quantised for the runtime, by random images: their speed is that of any INT8 file.
     """
 
     device: str = "cpu"
@@ -42,17 +45,45 @@ class Setting:
     precision: Precision = "float32"
     channels_last: bool = True
     compiled: bool = False
+    engine: str = "torch"
+    int8: bool = False
 
     def __post_init__(self) -> None:
         require_declared(self, ArgumentError)
+        if self.engine == "torch":
+            return
+        asked = {
+            f"device {self.device!r}": self.device != "cpu",
+            f"precision {self.precision}": self.precision != "float32",
+            "torch.compile": self.compiled,
+        }
+        if wrong := [what for what, given in asked.items() if given]:
+            raise ArgumentError(
+                f"engine {self.engine} runs float32 or INT8 files on the CPU, and {wrong[0]} is asked for; leave it "
+                "out, or time PyTorch (engine torch)"
+            )
 
     @property
     def dtype(self) -> torch.dtype:
         """The number type itself."""
         return DTYPES[self.precision]
 
+    def opened_engine(self) -> Engine:
+        """What runs models under this setting.
+
+        Raises:
+            ArgumentError: If there is no such engine, or it is not installed.
+        """
+        engine = ENGINES.get(self.engine)(self)
+        engine.require()
+        return engine
+
+    def ready(self, model: nn.Module, example_inputs: ExampleInputs) -> Callable[..., Any]:
+        """A copy of the model in its engine, to be timed on a batch of this size that `batch` placed."""
+        return self.opened_engine().ready(model, as_arguments(example_inputs))
+
     def place(self, model: nn.Module) -> nn.Module:
-        """A copy in evaluation mode, ready to be timed."""
+        """A copy for PyTorch, in evaluation mode, on the device, of the number type, compiled if that is asked."""
         model = copied(workable(model)).eval().to(self.device, self.dtype)
         placed: nn.Module = self.compile(model.to(memory_format=self._memory_format))
         return placed
@@ -88,16 +119,25 @@ class Setting:
 
     def describe(self) -> dict[str, Any]:
         """The setting and the machine, without its name; ready for JSON."""
-        on_gpu = torch.device(self.device).type == "cuda"
         return {
             "device": torch.device(self.device).type,
-            "processor": torch.cuda.get_device_name(self.device) if on_gpu else _processor(),
+            "processor": self.processor,
             "threads": self.threads or torch.get_num_threads(),
             "precision": self.precision,
             "channels_last": self.channels_last,
             "compiled": self.compiled,
             "torch": torch.__version__,
+            **({} if self.engine == "torch" else self._engine()),
         }
+
+    def _engine(self) -> dict[str, Any]:
+        return {"engine": self.engine, "int8": self.int8, **self.opened_engine().describe()}
+
+    @property
+    def processor(self) -> str:
+        """Name of the device's processor."""
+        on_gpu = torch.device(self.device).type == "cuda"
+        return torch.cuda.get_device_name(self.device) if on_gpu else _processor()
 
     @property
     def _memory_format(self) -> torch.memory_format:
@@ -147,28 +187,11 @@ def measure_layers_(
     """
     todo = table.missing(calls)
     with setting.applied():
+        wanted = list({call.key: call for call, _ in todo}.values())
+        time_ms = setting.opened_engine().layer_timer(wanted, options, weight_bytes=weight_bytes)
         for number, (call, point) in enumerate(todo, start=1):
-            measured = time_layer_ms(call, point, setting, options, weight_bytes=weight_bytes)
-            table.points.setdefault(call.key, {})[point] = measured
+            table.points.setdefault(call.key, {})[point] = time_ms(call, point)
             done(number, len(todo))
-
-
-def time_layer_ms(
-    call: LayerCall, at: Sequence[float], setting: Setting, options: TimingOptions, *, weight_bytes: int
-) -> float:
-    """Median milliseconds of one call at these widths."""
-    device = torch.device(setting.device)
-    if setting.compiled:
-        torch._dynamo.reset()  # else every shape looks through those before it
-        weight_bytes = 0  # one set of weights, one compilation
-    drawn = call.runners(at, device, setting.dtype, weight_bytes=weight_bytes, channels_last=setting.channels_last)
-    runners = [setting.compile(runner) for runner in drawn]
-    for runner in runners[:3]:
-        runner()
-    times: list[float] = []
-    while len(times) < options.repeats or (sum(times) < options.milliseconds and len(times) < 300):
-        times.append(timed_ms(runners[len(times) % len(runners)], device))
-    return statistics.median(times)
 
 
 def time_models_ms(
@@ -177,7 +200,7 @@ def time_models_ms(
     """Milliseconds of each forward pass; models take turns, so that a busy machine is unfair to none.
 
     At its turn a model runs twice and the second pass counts: after the others its weights have left the cache.
-    Call it inside `Setting.applied`, with models and batch that it placed.
+    Call it inside `Setting.applied`, with models that it made ready and a batch that it placed.
     """
     inputs = as_arguments(batch)
     device = inputs.tensors[0].device

@@ -3,6 +3,8 @@
 from adasap.pruning.budget import Budget, BudgetOptions, build_cost
 from adasap.pruning.compensate import Compensation, LayerError, compensate_
 from adasap.pruning.cost import COST_MODELS, CostModel, Parameters, amount
+from adasap.pruning.damage import Damage, measured_damage
+from adasap.pruning.depth import choose_depth
 from adasap.pruning.knapsack import KnapsackSolution, solve_knapsack
 from adasap.pruning.macs import MACs
 from adasap.pruning.one_shot import Pruned, prune
@@ -35,6 +37,7 @@ __all__ = [
     "Compensation",
     "CostModel",
     "CubicSchedule",
+    "Damage",
     "EventWindow",
     "ExponentialSchedule",
     "KnapsackSolution",
@@ -55,8 +58,10 @@ __all__ = [
     "apply_plan_",
     "build_cost",
     "build_schedule",
+    "choose_depth",
     "compensate_",
     "event_steps",
+    "measured_damage",
     "prune",
     "ranking_classes",
     "select_channels",

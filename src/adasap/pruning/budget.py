@@ -78,6 +78,7 @@ class BudgetOptions:
         kept: Of `cost`: the fraction kept, up to 1.
         limit: Of `cost`: an absolute number in its own unit, in place of `kept`.
         cost_options: Of `cost`: its arguments beside model, groups and example inputs.
+        depth: Whether residual branches may go whole, beside channels, where that raises the loss less (docs/depth.md).
 
     Example:
         >>> BudgetOptions(macs=0.5).unit, BudgetOptions(parameters=1_000_000).value
@@ -93,6 +94,7 @@ class BudgetOptions:
     kept: float | None = None
     limit: float | None = None
     cost_options: dict[str, Any] = field(default_factory=dict)
+    depth: bool = False
 
     def __post_init__(self) -> None:
         if self.cost is not None:

@@ -242,10 +242,13 @@ def _readers(
     for name, tensor in tensors.items():
         owners.setdefault(id(tensor), []).append(name)
     readers, left = {}, {}
+    inexact = {(slot.name, slot.dim) for group in groups if group.inexact for slot in group.slots}
     for slot in _lost_slots(groups, kept):
         path, _, parameter = slot.name.rpartition(".")
         layer, others = model.get_submodule(path), [n for n in owners[id(tensors[slot.name])] if n != slot.name]
         reason = why_not(layer, parameter) if not others else f"its weight is also {others[0]}"
+        if (slot.name, slot.dim) in inexact:
+            reason = "what it reads is normalised without the channels that went"
         if reason is not None:
             left[path] = reason
             continue

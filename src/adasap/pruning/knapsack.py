@@ -6,7 +6,7 @@ The idea is that of HALP (arXiv:2110.10811) and SMCP (arXiv:2211.02206): keep th
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -15,6 +15,7 @@ from adasap.errors import BudgetError
 from adasap.groups.group import ChannelGroup, Scores, fingerprint, prunable, widths
 from adasap.pruning.budget import Budget
 from adasap.pruning.cost import CostModel, amount
+from adasap.pruning.damage import Damage, lost_share
 from adasap.pruning.multiple_choice import best_choices
 from adasap.pruning.plan import PruningPlan
 from adasap.pruning.select import checked_scores, least_widths
@@ -42,8 +43,9 @@ class KnapsackSolution:
         kept_importance: Share of the summed scores of all groups that stays.
         rounds: How often the costs were linearised and the knapsack solved.
         stands_still: Whether the last solution was the one it was linearised at.
-        gap: By what share of the kept importance a better plan could at most be better; None where no valid bound is
-            known, that is wherever the cost of a layer depends on two groups that can both be cut.
+        gap: By what share of the kept importance (or of the avoided damage) a better plan could at most be better; None
+            where no valid bound is known, that is wherever the cost of a layer depends on two groups that can both be
+            cut.
     """
 
     plan: PruningPlan
@@ -62,13 +64,15 @@ def solve_knapsack(
     min_channels: int = 1,
     multiple_of: int = 1,
     floors: Mapping[str, int] | None = None,
+    damages: Mapping[str, Damage] | None = None,
 ) -> KnapsackSolution:
-    """The plan that keeps the most importance within the budget.
+    """The plan that keeps the most importance within the budget, or with `damages` the one that does the least.
 
-    Each group keeps its c best channels, worth the sum of their scores. What a width costs depends on the widths of the
-    neighbours, so the costs are linearised at the present widths, the knapsack is solved exactly for these costs by
-    HiGHS, and both are repeated at its solution until it stands still. The plan is then costed truly; it meets the
-    budget, and no group could grow by a step within it.
+    Each group keeps its c best channels, worth the sum of their scores; or, where its damage was measured, worth what
+    it would do to the loss if they went, too, by the square of the lost importance. What a width costs depends on the
+    widths of the neighbours, so the costs are linearised at the present widths, the knapsack is solved exactly for
+    these costs by HiGHS, and both are repeated at its solution until it stands still. The plan is then costed truly; it
+    meets the budget, and no group could grow by a step within it.
 
     Args:
         groups: The model's groups; frozen ones stay whole.
@@ -77,6 +81,8 @@ def solve_knapsack(
         min_channels: Every group keeps at least so many (or all, if it has fewer).
         multiple_of: Width step; a group may also stay whole.
         floors: Group name -> channels that this group keeps at least.
+        damages: Group name -> damage, from `measured_damage`. A group that it does not name does none; scores need not
+            be comparable over groups then.
     Raises:
         BudgetError: If the least widths cost more than the budget.
         ArgumentError: If scores are missing, not finite or of the wrong length.
@@ -91,6 +97,8 @@ def solve_knapsack(
         (tensor([5, 6, 7]), 23.0, 0.0)
     """
     items = [_Item.of(g, scores, min_channels, multiple_of, floors or {}) for g in prunable(groups)]
+    if damages is not None:
+        items = [item.avoiding(damages.get(item.name)) for item in items]
     problem = _Problem(items, budget.cost, budget.limit, widths(groups))
     problem.require_possible(min_channels)
     chosen, rounds, still = _settle(problem)
@@ -112,7 +120,8 @@ class _Item:
     name: str
     order: Tensor  # int64 [C]
     choices: list[int]  # rising, the last one is C
-    values: Tensor  # float64 [choices]
+    kept: Tensor  # float64 [choices]: summed scores
+    values: Tensor  # float64 [choices]: what the knapsack adds up; rising
 
     @classmethod
     def of(
@@ -125,8 +134,15 @@ class _Item:
         thinned = steps[:: -(-len(steps) // MAX_CHOICES)] if steps else []
         order = values.argsort(descending=True, stable=True)
         choices = [*thinned, count]
-        kept = values[order].cumsum(0)
-        return cls(group.name, order, choices, kept[torch.tensor(choices) - 1])
+        kept = values[order].cumsum(0)[torch.tensor(choices) - 1]
+        return cls(group.name, order, choices, kept, kept)
+
+    def avoiding(self, damage: Damage | None) -> _Item:
+        """The same choices, worth the damage that they avoid; nothing, if none was measured."""
+        if damage is None:
+            return replace(self, values=torch.zeros_like(self.kept))
+        whole = self.kept[-1]
+        return replace(self, values=damage.at(torch.ones_like(whole)) - damage.at(lost_share(self.kept, whole)))
 
 
 @dataclass(frozen=True, eq=False)
@@ -148,8 +164,9 @@ class _Problem:
         return sum(float(item.values[c]) for item, c in zip(self.items, chosen, strict=True))
 
     def share_of(self, chosen: Sequence[int]) -> float:
-        whole = sum(float(item.values[-1]) for item in self.items)
-        return self.value_of(chosen) / whole if whole else 1.0
+        whole = sum(float(item.kept[-1]) for item in self.items)
+        kept = sum(float(item.kept[c]) for item, c in zip(self.items, chosen, strict=True))
+        return kept / whole if whole else 1.0
 
     def linear_costs(self, point: Mapping[str, float]) -> list[Tensor]:
         """Per group the change of the cost at each of its widths while the others stay, float64 [choices]."""

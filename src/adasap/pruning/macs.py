@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from math import prod
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.fx import Node
 
 from adasap.groups.bare import workable
+from adasap.groups.components import distinct
 from adasap.groups.exported import export_program
 from adasap.groups.group import ChannelGroup, prunable
 from adasap.groups.inputs import ExampleInputs, as_arguments
 from adasap.groups.operators import Product, ShapedCall, operator_of
+from adasap.groups.operators.call import shape_of
 from adasap.pruning.cost import Term, WidthPolynomial
 
 
@@ -23,10 +27,10 @@ class MACs:
     mode.
 
     A call with a parameter as its weight costs output positions x entries of the weight and follows the widths.
-    Products between activations follow the rows of the layer that made an operand, as whole heads go; if these rows
-    cannot be cut, they count as they are at the model's present widths and `constant_operators` lists them. Additions
-    of biases, norms, activation functions and pooling do not count; `uncounted` lists them with everything else that
-    computes. Output positions are those of `example_inputs`, so name the image size with the number.
+    Products between activations follow the rows of the layer that made an operand: heads go whole, or get narrower. If
+    these rows cannot be cut, they count as they are at the model's present widths and `constant_operators` lists them.
+    Additions of biases, norms, activation functions and pooling do not count; `uncounted` lists them with everything
+    else that computes. Output positions are those of `example_inputs`, so name the image size with the number.
 
     Group names survive cuts, so the object built on the dense model stays valid for every later event.
 
@@ -50,11 +54,14 @@ class MACs:
     def __init__(self, model: nn.Module, groups: Sequence[ChannelGroup], example_inputs: ExampleInputs) -> None:
         model, inputs = workable(model), as_arguments(example_inputs)
         batch = inputs.batch_size
-        graph = _Calls(model, export_program(model, inputs), _rows_that_can_go(groups))
-        terms = [Term(term.coefficient / batch, term.name, term.shape) for term in graph.weighted]
+        graph = _Calls(model, export_program(model, inputs), groups)
+        terms = [replace(term, coefficient=term.coefficient / batch) for term in graph.weighted]
         self.constant_operators: dict[str, float] = {at: n / batch for at, n in graph.constants.items()}
         self.uncounted: dict[str, int] = dict(sorted(graph.uncounted.items()))
-        self._sum = WidthPolynomial(groups, terms, constant=sum(self.constant_operators.values()))
+        fixed: dict[str, float] = defaultdict(float)
+        for at, count in self.constant_operators.items():
+            fixed[at.partition(": ")[0]] += count
+        self._sum = WidthPolynomial(groups, terms, fixed)
         self.dense = self.total({})
 
     def total(self, widths: Mapping[str, float]) -> float:
@@ -69,8 +76,10 @@ class MACs:
 class _Calls:
     """The calls of an exported graph, by how their cost depends on the widths; for the whole batch."""
 
-    def __init__(self, model: nn.Module, exported: torch.export.ExportedProgram, rows: frozenset[str]) -> None:
-        self.rows = rows
+    def __init__(
+        self, model: nn.Module, exported: torch.export.ExportedProgram, groups: Sequence[ChannelGroup]
+    ) -> None:
+        self.owners = _owners_of_rows(groups)
         self.weighted: list[Term] = []
         self.constants: Counter[str] = Counter()
         self.uncounted: Counter[str] = Counter()
@@ -89,31 +98,65 @@ class _Calls:
     def _count(self, call: ShapedCall, counted: Product) -> None:
         for operand in counted.weights:
             name, shape = self._weights.get(operand, ("", ()))
-            if name and prod(shape) == prod(operand.meta["val"].shape):
+            if name and _is_of(operand.meta["val"], shape):
                 self.weighted.append(Term(counted.macs / prod(shape), name, shape))
                 return
-        if made_by := next(filter(None, map(self._maker, call.node.all_input_nodes)), None):
-            self.weighted.append(Term(counted.macs / made_by[1], made_by[0], (made_by[1],)))
+        makers = list(filter(None, map(self._maker, call.node.all_input_nodes)))
+        for name, rows in sorted(makers, key=lambda maker: maker[1] is None):  # stable: those with known rows first
+            owned = self.owners[name]
+            groups = {*owned} if rows is None else {owned[row] for row in rows.tolist()}
+            count = sum(owner in groups for owner in owned)
+            self.weighted.append(Term(counted.macs / count, name, (len(owned),), tuple(sorted(groups))))
             return
         self.constants[f"{call.module}: {call.operator}"] += counted.macs
 
-    def _maker(self, node: Node) -> tuple[str, int] | None:
-        """The weight of the layer that an activation comes from through its first operands, and the number of rows;
-        None if rows of it cannot go."""
+    def _maker(self, node: Node) -> tuple[str, Tensor | None] | None:
+        """The weight of the layer that an activation comes from through its first operands, and those of its rows that
+        made it, None if they are not known; None if no row of it can go."""
+        path: list[Node] = []
         while node.op == "call_function":
             counted = _product(node)
             for operand in counted.weights if counted else ():
-                name, shape = self._weights.get(operand, ("", ()))
+                name, _ = self._weights.get(operand, ("", ()))
                 if name:
-                    return (name, shape[0]) if name in self.rows else None
+                    return (name, _rows_behind(node, path, len(self.owners[name]))) if name in self.owners else None
             if not node.all_input_nodes:
                 return None
+            path.insert(0, node)
             node = node.all_input_nodes[0]
         return None
 
 
-def _rows_that_can_go(groups: Sequence[ChannelGroup]) -> frozenset[str]:
-    return frozenset(slot.name for group in prunable(groups) for slot in group.with_role("producer") if slot.dim == 0)
+def _rows_behind(layer: Node, path: Sequence[Node], num_rows: int) -> Tensor | None:
+    """Which rows of a layer's weight the result of the calls behind it comes from; None behind a call that may mix."""
+    shape, view = shape_of(layer), operator_of(layer.target).latency
+    axis = view.channel_axis % len(shape) if view is not None and view.weight else 0
+    if shape[axis] != num_rows:
+        return None
+    rows: Any = torch.arange(num_rows).view([-1 if dim == axis else 1 for dim in range(len(shape))]).expand(shape)
+    for node in path:
+        known = operator_of(node.target).latency
+        if known is not None and known.free and len(node.all_input_nodes) == 1:
+            rows = node.target(rows, *node.args[1:], **node.kwargs)  # type: ignore[operator]  # a view, or a part
+        elif not isinstance(rows, Tensor) or shape_of(node) != rows.shape:
+            return None
+    return distinct(rows.flatten()) if isinstance(rows, Tensor) else None
+
+
+def _owners_of_rows(groups: Sequence[ChannelGroup]) -> dict[str, list[str]]:
+    """Weight of which rows can go -> the group of each row."""
+    names = {slot.name for group in prunable(groups) for slot in group.with_role("producer") if slot.dim == 0}
+    owners: dict[str, dict[int, str]] = {name: {} for name in names}
+    for group in groups:
+        for slot in group.slots:
+            if slot.dim == 0 and slot.name in names:
+                owners[slot.name].update(dict.fromkeys(slot.positions.flatten().tolist(), group.name))
+    return {name: [of_row[row] for row in sorted(of_row)] for name, of_row in owners.items()}
+
+
+def _is_of(value: Tensor, shape: tuple[int, ...]) -> bool:
+    """Whether a tensor has as many entries as a parameter of this shape, or is some of its rows."""
+    return value.numel() == prod(shape) or (value.dim() > 1 and tuple(value.shape[1:]) == shape[1:])
 
 
 def _product(node: Node) -> Product | None:
@@ -126,7 +169,7 @@ def _weight_sources(
     model: nn.Module, exported: torch.export.ExportedProgram
 ) -> dict[Node, tuple[str, tuple[int, ...]]]:
     """Node that is computed from one parameter of its size, and from no input -> that parameter's name and
-    shape.
+    shape. Some of a parameter's rows will do: those of query, key and value fall alike.
 
     A weight may reach its convolution through a view or a standardisation, which keep the number of its
     entries.
@@ -147,7 +190,7 @@ def _weight_sources(
     result = {}
     for node, found in sources.items():
         value = node.meta.get("val")
-        fitting = [s for s in found if isinstance(value, Tensor) and prod(s[1]) == value.numel()]
+        fitting = [s for s in found if isinstance(value, Tensor) and _is_of(value, s[1])]
         if len(fitting) == 1:
             result[node] = fitting[0]
     return result

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -18,14 +18,18 @@ from adasap.criteria.registry import ScoreFunction, build_criterion, validate_cr
 from adasap.errors import ArgumentError, RecipeError, suggestion
 from adasap.groups.bare import require_values, unwrap, workable
 from adasap.groups.fake_model import copied, shared_copy
+from adasap.groups.group import not_exact
 from adasap.groups.inputs import Arguments, ExampleInputs, as_arguments
 from adasap.groups.materialise import materialise_weights_
 from adasap.groups.norms_behind import norms_behind
-from adasap.groups.past import Groups
+from adasap.groups.past import Groups, branches_of
+from adasap.groups.stand_ins import kept_of_left, left_of, take_out_
 from adasap.groups.trace import trace_groups
 from adasap.pruning.budget import BudgetOptions
 from adasap.pruning.compensate import Compensate, Compensation, compensate_, forward_images
 from adasap.pruning.cost import CostModel, amount
+from adasap.pruning.damage import measured_damage
+from adasap.pruning.depth import choose_depth
 from adasap.pruning.options import PruningOptions
 from adasap.pruning.plan import PruningPlan
 from adasap.pruning.proof import probe_images, require_cut
@@ -72,6 +76,13 @@ class Pruned:
         """Of the cut model, in `cost.unit`."""
         return self.cost.total(self.plan.widths())
 
+    @property
+    def not_exact(self) -> tuple[str, ...]:
+        """Groups whose channels see each other and that lost some, one sentence each; empty for an exact cut."""
+        widths = self.plan.widths()
+        marked = {g.name: not_exact(g, widths.get(g.name, g.num_channels)) for g in self.dense_groups}
+        return tuple(f"{name} is {said}" for name, said in marked.items() if said)
+
     def save(
         self, path: str | Path, spec: ModelSpec | None = None, *, metadata: Mapping[str, Any] | None = None
     ) -> None:
@@ -83,9 +94,14 @@ class Pruned:
     def __str__(self) -> str:
         """What happened, in one line."""
         channels = self.plan.summary().splitlines()[-1].removeprefix("all groups: ")
+        branches = branches_of(self.dense_groups)
+        whole = sum(branch.modules.items() <= self.plan.removed.items() for branch in branches)
         return (
             f"{amount(self.cost_after)} of {amount(self.cost_before)} {self.cost.unit} "
-            f"({100 * self.cost_after / self.cost_before:.1f} %), {channels}; masked = cut to {self.mask_error:.0e}"
+            f"({100 * self.cost_after / self.cost_before:.1f} %), {channels}"
+            f"{f', {whole} of {len(branches)} residual branches taken out' if branches else ''}"
+            f"; masked = cut to {self.mask_error:.0e}"
+            f"{''.join(f'; {line}' for line in self.not_exact)}"
             f"{_made_plain(self.materialised)}"
             f"{'' if self.compensation is None else f'; {self.compensation}'}"
         )
@@ -98,11 +114,13 @@ def prune(
     budget: BudgetOptions | Mapping[str, Any],
     *,
     ranking: Ranking = "global",
-    selection: Literal["ranking", "knapsack"] = "ranking",
+    selection: Literal["ranking", "knapsack", "least_damage"] = "ranking",
     min_channels: int = 1,
     min_kept: float = 0.0,
     multiple_of: int = 1,
     keep: Sequence[str] = (),
+    allow_inexact: bool = False,
+    inexact: Literal["by_score", "last"] = "by_score",
     batches: Iterable[Any] | None = None,
     loss: Loss | None = None,
     compensate: Compensate = "none",
@@ -121,13 +139,18 @@ def prune(
         example_inputs: As `trace_groups` takes them, such as a preprocessed image, float [1, C, H, W]; MACs are counted
             at its size. Floating tensors are moved to the model's device and type.
         criterion: A name of `docs/criteria.md`, an object from `build_criterion("random", seed=1)`, or a function.
-        budget: As in a recipe: `{"macs": 0.5}` or `{"parameters": 1_000_000}`; up to 1 the fraction that stays.
+        budget: As in a recipe: `{"macs": 0.5}` or `{"parameters": 1_000_000}`; up to 1 the fraction that stays. With
+            `"depth": True` residual branches may go whole where `batches` show that less harm is done (docs/depth.md).
         ranking: Over which channels scores are compared: `global`, `uniform` (each group) or `isomorphic`.
-        selection: `ranking` removes the lowest scores, `knapsack` keeps the widths of the largest summed importance.
+        selection: `ranking` removes the lowest scores, `knapsack` keeps the widths of the largest summed importance,
+            `least_damage` those that raise the loss the least by trial cuts on `batches` (`measured_damage`).
         min_channels: Channels that every group keeps.
         min_kept: Fraction of its width that every group keeps.
         multiple_of: Widths are multiples of it.
         keep: Patterns of module names whose channels stay.
+        allow_inexact: Whether channels under a norm or mean over them may go (docs/groups.md); what stays is normalised
+            without them, and the proof's mask does so, too.
+        inexact: When these go: `by_score`, or `last`, where the others alone cannot meet the budget.
         batches: For criteria that need gradients or batches: prepared batches on the model's device. All are used for
             gradients, the criterion's own `num_batches` otherwise. They are seen in evaluation mode. Also what
             `compensate="least_squares"` and `renew_norms` measure on, labels unseen; a few hundred images do.
@@ -147,21 +170,29 @@ def prune(
         >>> sum(p.numel() for p in pruned.model.parameters()) == pruned.cost_after <= 0.5 * pruned.cost_before
         True
     """
-    if selection not in ("ranking", "knapsack"):
-        raise RecipeError(f"prune selects by `ranking` or `knapsack`, got {selection!r}; a search needs a recipe")
-    measure = build_criterion(criterion)
+    if selection not in ("ranking", "knapsack", "least_damage"):
+        raise RecipeError(
+            f"prune selects by `ranking`, `knapsack` or `least_damage`, got {selection!r}; a search needs a recipe"
+        )
+    measure, limits = build_criterion(criterion), _budget(budget)
     require_batches(measure, batches, loss)
-    seen = _seen(batches, compensate, renew_norms)
+    seen = _seen(batches, compensate, renew_norms, selection, limits.depth)
+    if selection == "least_damage" and loss is None:
+        raise ArgumentError("selection='least_damage' measures the loss; pass loss=<a function of model and batch>")
+    if limits.depth and loss is None:
+        raise ArgumentError("a budget with depth measures the loss; pass loss=<a function of model and batch>")
     batches = batches if seen is None else seen
     options = PruningOptions(
         ranking=ranking,
-        selection=selection,
-        budget=_budget(budget),
+        selection="knapsack" if selection == "least_damage" else selection,
+        budget=limits,
         schedule="one_shot",
         min_channels=min_channels,
         min_kept=min_kept,
         multiple_of=multiple_of,
         keep=(keep,) if isinstance(keep, str) else tuple(keep),
+        allow=("norms",) if allow_inexact else (),
+        inexact=inexact,
         compensate=compensate,
     )
     require_values(workable(model), "pruning scores")
@@ -169,33 +200,42 @@ def prune(
     inputs = _finite(as_arguments(example_inputs)).to_model(cut)
     if seen:
         require_taken(cut, seen[0], loss or forward_images)
-    dense_groups = trace_groups(cut, inputs, keep=options.keep)
+    dense_groups = trace_groups(cut, inputs, keep=options.keep, allow_inexact=options.allow_inexact, depth=limits.depth)
     validate_criterion(measure, cut, dense_groups)
     chosen = Selection.of(options, cut, dense_groups, inputs)
     (limit,) = options.limits(chosen.cost, 1)
     scores = measure.score(cut, dense_groups, collect_evidence(measure, cut, dense_groups, batches, loss))
-    plan = chosen.plan(dense_groups, scores, limit)
+    if selection == "least_damage" and seen and loss:
+        chosen = replace(chosen, damages=measured_damage(cut, dense_groups, scores, seen, loss))
+    if limits.depth and seen and loss:
+        plan = choose_depth(cut, dense_groups, chosen, scores, limit, seen, loss)
+    else:
+        plan = chosen.plan(dense_groups, scores, limit)
     dense = copied(cut)
     groups = apply_plan_(cut, dense_groups, plan)
     error = require_cut(dense, cut, dense_groups, plan, probe_images(inputs, seed=0))
     compensation = None
     if compensate != "none":
+        take_out_(dense, plan.removed)
+        left, kept = left_of(dense_groups, plan.removed), kept_of_left(dense_groups, plan.kept, plan.removed)
         norms = norms_behind(dense, inputs)
-        compensation = compensate_(
-            dense, cut, dense_groups, plan.kept, compensate, norms=norms, batches=seen or (), forward=loss
-        )
+        compensation = compensate_(dense, cut, left, kept, compensate, norms=norms, batches=seen or (), forward=loss)
     if renew_norms and seen:
         recalibrate_(cut, seen, forward=loss)
     return Pruned(cut, plan, dense_groups, groups, chosen.cost, error, materialised, compensation)
 
 
-def _seen(batches: Iterable[Any] | None, compensate: str, renew_norms: bool) -> list[Any] | None:
-    """The batches that compensation and norms look at, if they look at any; a generator's are kept."""
-    wanted = [
-        name
-        for name, does in (("compensate='least_squares'", compensate == "least_squares"), ("renew_norms", renew_norms))
-        if does
-    ]
+def _seen(
+    batches: Iterable[Any] | None, compensate: str, renew_norms: bool, selection: str, depth: bool
+) -> list[Any] | None:
+    """The batches that selection, compensation and norms look at, if they look at any; a generator's are kept."""
+    asked = {
+        "selection='least_damage'": selection == "least_damage",
+        "a budget with depth": depth,
+        "compensate='least_squares'": compensate == "least_squares",
+        "renew_norms": renew_norms,
+    }
+    wanted = [name for name, does in asked.items() if does]
     if not wanted:
         return None
     seen = [] if batches is None else list(batches)

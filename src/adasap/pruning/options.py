@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import Any, Literal
 
 from adasap.checks import MOST_EPOCHS, MOST_STEPS, require_declared, require_within
 from adasap.errors import BudgetError, RecipeError
@@ -44,7 +44,12 @@ class PruningOptions:
         min_kept: Fraction of its dense width that every group keeps.
         multiple_of: Widths are multiples of it.
         keep: Patterns of module names whose channels stay.
-        recalibration_batches: Batches for re-estimating norm statistics after each event; 0 for none.
+        allow: What may be cut although no mask of weights equals it: `norms`, channels under a LayerNorm or another
+            norm or mean over them, such as the embedding width of a ViT; what stays is normalised without what went.
+        inexact: When such channels go: `by_score`, like all others, or `last`, only where the others alone, down to
+            `min_kept` and `min_channels`, cannot meet the budget.
+        recalibration_batches: Batches for re-estimating norm statistics after each event; 0 for none. A budget with
+            `depth` tries its plans on as many, on one at least.
         compensate: What reads the channels that went gets new weights at once, before norms are re-estimated:
             `least_squares` on a few training batches, or `fold`, without data (docs/compensation.md). Events that only
             mask (soft masks) leave weights alone.
@@ -66,6 +71,8 @@ class PruningOptions:
     min_kept: float = 0.0
     multiple_of: int = 1
     keep: tuple[str, ...] = ()
+    allow: tuple[Literal["norms"], ...] = ()
+    inexact: Literal["by_score", "last"] = "by_score"
     recalibration_batches: int = 8
     compensate: Compensate = "none"
     compensation_batches: int = 2
@@ -95,8 +102,19 @@ class PruningOptions:
         preparation.check(self)
         kind = {"kind": self.prepare.get("kind", "none")}
         object.__setattr__(self, "prepare", kind | options_of(preparation))
+        searches = hasattr(self.method, "search") and not self.method.tries_depth
+        if self.budget.depth and (searches or kind["kind"] != "none"):
+            raise RecipeError(
+                f"pruning.budget.depth tries plans at every event, which does not go with selection {self.selection!r} "
+                f"and prepare {kind['kind']!r}; give selection ranking, knapsack or least_damage, and prepare none"
+            )
         if not 0 <= self.min_kept <= 1:
             raise RecipeError(f"pruning.min_kept is {self.min_kept}; give a fraction from 0 to 1")
+
+    @property
+    def allow_inexact(self) -> bool:
+        """As `trace_groups` takes it."""
+        return "norms" in self.allow
 
     @cached_property
     def method(self) -> SelectionMethod:
@@ -131,8 +149,11 @@ class PruningOptions:
         return [cost.dense * schedule.kept_after(event + 1, num_events, kept) for event in range(num_events)]
 
     def floors(self, groups: Sequence[ChannelGroup]) -> dict[str, int]:
-        """Group name -> fewest channels it keeps."""
+        """Group name -> fewest channels it keeps; two under a norm over them, which makes a lone one constant."""
         return {
-            group.name: max(min(self.min_channels, group.num_channels), math.ceil(self.min_kept * group.num_channels))
+            group.name: max(
+                min(max(self.min_channels, 2 if group.inexact else 1), group.num_channels),
+                math.ceil(self.min_kept * group.num_channels),
+            )
             for group in prunable(groups)
         }

@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Self
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any, Self, cast, get_args
 
 import torch
 from torch import Tensor
 
 from adasap.errors import PlanError
 from adasap.groups.group import ChannelGroup, fingerprint, prunable
+from adasap.groups.stand_ins import Removed, StandIn, left_of
 from adasap.io import parse_json
 from adasap.sealed import sealed, unsealed
 
 FORMAT = "adasap-plan-1"
+PRESENT = "branch "
+"""Before the name of a module: the key among widths that is 0 where the module is taken out."""
 MOST_CHANNELS = 10_000_000
 
 
@@ -27,6 +31,8 @@ class PruningPlan:
         kept: Group name -> int64 [k], ascending, at least one; a group that is absent stays whole.
         num_channels: Group name -> C before the cut, for the same groups.
         fingerprint: `adasap.groups.fingerprint` of the groups the indices belong to.
+        removed: Modules of residual branches that are taken out whole -> what they give from then on. Groups that only
+            these have may stay whole in `kept`; they go with them.
     Raises:
         PlanError: If the indices are not ascending, out of range, or none.
     """
@@ -34,6 +40,7 @@ class PruningPlan:
     kept: dict[str, Tensor]
     num_channels: dict[str, int]
     fingerprint: str
+    removed: Removed = field(default_factory=lambda: MappingProxyType({}))
 
     def __post_init__(self) -> None:
         if self.kept.keys() != self.num_channels.keys():
@@ -43,7 +50,12 @@ class PruningPlan:
             _check_indices(name, indices, self.num_channels[name])
 
     @classmethod
-    def of(cls, groups: Sequence[ChannelGroup], kept: Mapping[str, Sequence[int] | Tensor] | None = None) -> Self:
+    def of(
+        cls,
+        groups: Sequence[ChannelGroup],
+        kept: Mapping[str, Sequence[int] | Tensor] | None = None,
+        removed: Removed | None = None,
+    ) -> Self:
         """A plan for these groups; prunable groups that `kept` does not name stay whole.
 
         Raises:
@@ -60,16 +72,17 @@ class PruningPlan:
             kept={name: indices.get(name, all_of_it) for name, all_of_it in whole.items()},
             num_channels={name: len(all_of_it) for name, all_of_it in whole.items()},
             fingerprint=fingerprint(groups),
+            removed=dict(removed or {}),
         )
 
     @property
     def keeps_all(self) -> bool:
-        """Whether no channel goes."""
-        return all(len(indices) == self.num_channels[name] for name, indices in self.kept.items())
+        """Whether no channel and no branch goes."""
+        return not self.removed and all(len(indices) == self.num_channels[name] for name, indices in self.kept.items())
 
     def widths(self) -> dict[str, int]:
-        """Group name -> channels after the cut, as `CostModel.total` takes them."""
-        return {name: len(indices) for name, indices in self.kept.items()}
+        """Group name -> channels after the cut, and 0 for what is taken out, as `CostModel.total` takes them."""
+        return {name: len(indices) for name, indices in self.kept.items()} | absent(self.removed)
 
     def then(self, later: PruningPlan) -> PruningPlan:
         """This plan and then another, as one in this plan's indices and with this plan's fingerprint.
@@ -90,15 +103,16 @@ class PruningPlan:
                     f"{name!r}, the second starts from {later.num_channels[name]}"
                 )
             kept[name] = kept[name][indices]
-        return PruningPlan(kept, num_channels, self.fingerprint)
+        return PruningPlan(kept, num_channels, self.fingerprint, {**self.removed, **later.removed})
 
     def to_json(self) -> str:
-        """One JSON object: format, fingerprint, the kept indices of each group, and the digest of all that."""
+        """One JSON object: format, fingerprint, the kept indices of each group, what is taken out, and the digest."""
         groups = {
             name: {"num_channels": self.num_channels[name], "kept": indices.tolist()}
             for name, indices in self.kept.items()
         }
-        return json.dumps(sealed({"format": FORMAT, "fingerprint": self.fingerprint, "groups": groups}))
+        removed = {"removed": dict(self.removed)} if self.removed else {}
+        return json.dumps(sealed({"format": FORMAT, "fingerprint": self.fingerprint, "groups": groups} | removed))
 
     @classmethod
     def from_json(cls, text: str | Mapping[str, Any]) -> Self:
@@ -112,7 +126,8 @@ class PruningPlan:
         if not isinstance(groups, Mapping) or not isinstance(mark, str):
             raise PlanError("not a pruning plan: it needs a `groups` object and a `fingerprint` string")
         kept = {name: _indices(name, entry) for name, entry in groups.items()}
-        return cls(kept, {name: entry["num_channels"] for name, entry in groups.items()}, mark)
+        num_channels = {name: entry["num_channels"] for name, entry in groups.items()}
+        return cls(kept, num_channels, mark, _removed(data.get("removed", {})))
 
     def summary(self) -> str:
         """One line per group that loses channels, and a last line with the sum.
@@ -123,9 +138,37 @@ class PruningPlan:
             all groups: 2 of 4 channels (50.0 %)
         """
         cut = [(n, len(x), self.num_channels[n]) for n, x in self.kept.items() if len(x) < self.num_channels[n]]
-        left, before = sum(self.widths().values()), sum(self.num_channels.values())
+        left, before = sum(map(len, self.kept.values())), sum(self.num_channels.values())
         total = f"all groups: {left} of {before} channels ({left / max(before, 1):.1%})".replace("%)", " %)")
-        return "\n".join([*(f"{name}: {k} of {c} channels" for name, k, c in cut), total])
+        taken = [f"{name}: taken out, gives {gives}" for name, gives in self.removed.items()]
+        return "\n".join([*taken, *(f"{name}: {k} of {c} channels" for name, k, c in cut), total])
+
+
+def widths_after(groups: Sequence[ChannelGroup], plan: PruningPlan) -> dict[str, int]:
+    """Group name -> channels that a plan of these groups leaves; 0 for those that go with a branch."""
+    left = {group.name for group in left_of(groups, plan.removed)}
+    return {g.name: len(plan.kept.get(g.name, range(g.num_channels))) if g.name in left else 0 for g in groups}
+
+
+def absent(removed: Removed) -> dict[str, int]:
+    """What widths say of modules that are taken out.
+
+    Example:
+        >>> absent({"layer1.1": "input"})
+        {'branch layer1.1': 0}
+    """
+    return {f"{PRESENT}{name}": 0 for name in removed}
+
+
+def modules_absent(widths: Mapping[str, float]) -> tuple[dict[str, float], Removed]:
+    """Widths of groups, and the modules that are taken out, of what `absent` joined.
+
+    Example:
+        >>> modules_absent({"conv1": 8, "branch layer1.1": 0})
+        ({'conv1': 8}, {'layer1.1': 'input'})
+    """
+    gone: dict[str, StandIn] = {n.removeprefix(PRESENT): "input" for n in widths if n.startswith(PRESENT)}
+    return {name: width for name, width in widths.items() if not name.startswith(PRESENT)}, gone
 
 
 def _parsed(text: str | Mapping[str, Any]) -> Mapping[str, Any]:
@@ -136,10 +179,18 @@ def _parsed(text: str | Mapping[str, Any]) -> Mapping[str, Any]:
     if data.get("format") != FORMAT:
         raise PlanError(f"not a pruning plan: format is {str(data.get('format'))[:40]!r}, wanted {FORMAT!r}")
     plain = unsealed(data, where="the pruning plan", error=PlanError, remedy="make it again", needs_digest=False)
-    if plain.keys() != {"format", "fingerprint", "groups"}:
+    if plain.keys() - {"removed"} != {"format", "fingerprint", "groups"}:
         found = ", ".join(str(key)[:40] for key in list(plain)[:20])
         raise PlanError(f"not a pruning plan: wanted the keys format, fingerprint and groups, found {found}")
     return plain
+
+
+def _removed(data: Any) -> dict[str, StandIn]:
+    """What is taken out, each module with a stand-in that is known."""
+    known = get_args(StandIn)
+    if not isinstance(data, Mapping) or any(not isinstance(n, str) or g not in known for n, g in data.items()):
+        raise PlanError(f"`removed` of the plan maps modules to {', '.join(known)}; found {str(data)[:80]}")
+    return {name: cast(StandIn, gives) for name, gives in data.items()}
 
 
 def _indices(name: Any, entry: Any) -> Tensor:

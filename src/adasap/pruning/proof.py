@@ -13,6 +13,8 @@ from adasap.groups.check import cut_matches_mask
 from adasap.groups.exported import evaluating
 from adasap.groups.group import ChannelGroup
 from adasap.groups.inputs import Arguments, ExampleInputs, as_arguments
+from adasap.groups.past import branches_of
+from adasap.groups.stand_ins import kept_of_left, left_of, taken_out
 from adasap.pruning.plan import PruningPlan
 
 MAX_MASK_ERROR = 1e-3
@@ -48,9 +50,12 @@ def require_cut(
         images: A batch on the models' device, or the arguments of forward.
     Raises:
         TraceError: If they differ by more than rounding.
+        PlanError: If the plan takes out what is no branch of the groups.
         ModelError: If the dense model's outputs are not finite or all zero, so that nothing can be told.
     """
-    error = cut_matches_mask(dense, cut, groups, plan.kept, images)
+    branches = taken_out(branches_of(groups), plan.removed)
+    left, kept = left_of(groups, plan.removed), kept_of_left(groups, plan.kept, plan.removed)
+    error = cut_matches_mask(dense, cut, left, kept, images, branches=branches)
     if error <= MAX_MASK_ERROR:
         return error
     with evaluating(dense), torch.no_grad():

@@ -28,9 +28,11 @@ class SelectionMethod(Protocol):
 
     Attributes:
         instead_of_ranking: Why `pruning.ranking` has no part in it, such as "weighs all groups together"; else empty.
+        tries_depth: Of one that searches on batches: whether it ends in `run.choose`, which may take out branches.
     """
 
     instead_of_ranking: ClassVar[str] = ""
+    tries_depth: ClassVar[bool] = False
 
     @abstractmethod
     def plan(self, selection: Selection, groups: Sequence[ChannelGroup], scores: Scores, limit: float) -> PruningPlan:

@@ -15,7 +15,8 @@ from adasap.errors import PlanError
 from adasap.groups.cutting import cut_, cut_tensor, kept_masks, named_tensors
 from adasap.groups.group import ChannelGroup, fingerprint
 from adasap.groups.materialise import plain_model
-from adasap.groups.past import Groups, past_with, remember
+from adasap.groups.past import Groups, branches_of, past_with, remember
+from adasap.groups.stand_ins import Removed, is_within, kept_of_left, left_of, require_removable
 from adasap.pruning.plan import PruningPlan
 
 
@@ -52,6 +53,8 @@ def apply_plan_(
         PlanError: If the plan is for other groups, the groups for another model, or optimizer state has a shape
             that cannot be cut. Nothing was changed then.
     """
+    if not isinstance(plan, PruningPlan):
+        raise PlanError(f"the plan is a {type(plan).__name__}; give a PruningPlan, such as PruningPlan.from_json(text)")
     guard_convolutions()  # the loop that trains the cut model may be the caller's own
     if plan.fingerprint != fingerprint(groups):
         raise PlanError(
@@ -60,8 +63,11 @@ def apply_plan_(
         )
     bare = plain_model(model)
     twins = {f"companions[{i}]": plain_model(companion) for i, companion in enumerate(companions)}
+    left, kept = left_of(groups, plan.removed), kept_of_left(groups, plan.kept, plan.removed)
     _require_fit(bare, groups, "the model")
-    by_name = _masks_by_name(kept_masks(bare, groups, plan.kept))
+    by_name = _masks_by_name(kept_masks(bare, left, kept))
+    for module in (bare, *twins.values()):
+        require_removable(module, plan.removed)
     for title, twin in twins.items():
         _require_fit(twin, groups, title)
         _require_same_shapes(bare, twin, by_name, title)
@@ -72,14 +78,28 @@ def apply_plan_(
         cut.state[cut.key] = cut_tensor(cut.state[cut.key], cut.masks)
     for tensors in carried:
         tensors |= {name: cut_tensor(t, by_name[name]) for name, t in tensors.items() if name in by_name}
+        for name in [name for name in tensors if is_within(name, plan.removed)]:
+            del tensors[name]
+    if optimizer is not None:
+        _let_go_(optimizer, bare, plan.removed)
     for twin in twins.values():
-        cut_(twin, groups, plan.kept)
-    after = cut_(bare, groups, plan.kept)
+        cut_(twin, groups, plan.kept, plan.removed)
+    after = cut_(bare, groups, plan.kept, plan.removed)
     _renew_accumulators_(parameter for name, parameter in bare.named_parameters() if name in by_name)
-    past = past.then(plan.kept, after)
+    past = past.then(plan.kept, after, plan.removed)
     for module in (bare, *twins.values()):
         remember(module, past)
-    return Groups(after, past)
+    branches = [b for b in branches_of(groups) if not any(is_within(name, plan.removed) for name in b.modules)]
+    return Groups(after, past, branches)
+
+
+def _let_go_(optimizer: Optimizer, model: nn.Module, removed: Removed) -> None:
+    """Takes the parameters of modules that go, and their state, out of the optimizer."""
+    gone = {id(p): p for name, p in model.named_parameters() if is_within(name, removed)}
+    for group in optimizer.param_groups:
+        group["params"] = [parameter for parameter in group["params"] if id(parameter) not in gone]
+    for parameter in gone.values():
+        optimizer.state.pop(parameter, None)
 
 
 @dataclass(frozen=True, eq=False)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -13,6 +13,7 @@ from adasap.errors import DataError, suggestion
 from adasap.evaluation import SuiteResult
 from adasap.evaluation.statistics import Interval, bootstrap_mean
 from adasap.metric import Metric
+from adasap.report.comparable import not_comparable, other_dense_model
 from adasap.report.format import gain_of
 from adasap.report.run_data import Model, RunData, role_of
 
@@ -83,6 +84,10 @@ class Comparison:
         gains: Run -> gain per corruption.
         points: The models of the trade-off.
         metric: What every score is.
+        apart: Run -> suite -> why its scores there are not comparable with those of the reference; such scores have
+            neither gains nor a point.
+        reference: The run that the others stand beside: the baseline, else the first.
+        remarks: What a reader must know: runs that are not comparable, and those of another dense model.
     """
 
     runs: tuple[RunData, ...]
@@ -91,6 +96,9 @@ class Comparison:
     gains: dict[str, list[Gain]]
     points: list[Point]
     metric: Metric
+    apart: dict[str, dict[str, str]] = field(default_factory=dict)
+    reference: str = ""
+    remarks: tuple[str, ...] = ()
 
 
 def compare_runs(runs: Sequence[RunData], baseline: str = "dense") -> Comparison:
@@ -99,23 +107,47 @@ def compare_runs(runs: Sequence[RunData], baseline: str = "dense") -> Comparison
     Args:
         baseline: What gains are measured from: a run's name, or `dense`; that run itself is measured from dense.
     Raises:
-        DataError: For a name that no run has, runs of different metrics, or scores that cannot be paired with the
-            baseline's.
+        DataError: For a name that no run has, or runs of different metrics, which one page cannot show.
     """
     base = next((run for run in runs if run.name == baseline), None)
     if base is None and baseline != "dense":
         known = ["dense", *(run.name for run in runs)]
         raise DataError(f"--baseline {baseline!r} is none of the runs; {suggestion(baseline, known)}")
-    metric = _one_metric(runs)
+    metric, reference = _one_metric(runs), base or runs[0]
     bases = {run.name: None if run is base else base for run in runs}
+    apart = {run.name: not_comparable(run, reference) for run in runs}
+    found = {run.name: gains(run, bases[run.name]) for run in runs if base is None or not _is_apart(run, apart)}
     return Comparison(
         runs=tuple(runs),
         over={name: "dense" if other is None else other.name for name, other in bases.items()},
         changes={run.name: changes(run) for run in runs},
-        gains={run.name: gains(run, bases[run.name]) for run in runs},
-        points=points(runs),
+        gains={run.name: found.get(run.name, []) for run in runs},
+        points=points([run for run in runs if not apart[run.name].keys() & {"clean", run.first_suite("corrupted")}]),
         metric=metric,
+        apart=apart,
+        reference=reference.name,
+        remarks=(*apart_lines(apart, reference.name), *filter(None, (other_dense_model(r, reference) for r in runs))),
     )
+
+
+def _is_apart(run: RunData, apart: Mapping[str, Mapping[str, str]]) -> bool:
+    """Whether the corruptions that gains are of are not comparable."""
+    return run.first_suite("corrupted") in apart[run.name]
+
+
+def apart_lines(apart: Mapping[str, Mapping[str, str]], reference: str) -> list[str]:
+    """A sentence for each model that is not comparable, and why; suites with one reason together.
+
+    Example:
+        >>> apart_lines({"a": {}, "b": {"clean": "60 test images instead of 100"}}, "a")
+        ['b is not comparable with a on clean: 60 test images instead of 100']
+    """
+    lines = []
+    for name, reasons in apart.items():
+        for reason in dict.fromkeys(reasons.values()):
+            suites = ", ".join(suite for suite, why in reasons.items() if why == reason)
+            lines.append(f"{name} is not comparable with {reference} on {suites}: {reason}")
+    return lines
 
 
 def _one_metric(runs: Sequence[RunData]) -> Metric:
@@ -140,12 +172,15 @@ def changes(run: RunData) -> list[Change]:
         for before, after in zip(befores, small.timed[what], strict=True):
             old_ms, new_ms = (Interval(t.p50_ms, t.p50_ms, t.p95_ms) for t in (before, after))
             found.append(Change(f"{what}, batch {before.batch_size}", "ms", "latency", old_ms, new_ms))
-    for name, result in run.scores("compressed").items():
-        old = run.scores("dense")[name]
-        was, now = old.per_image(), result.per_image()
-        ends = mean_of(was), mean_of(now)
-        found.append(Change(name, run.task.metric.unit, role_of(result), *ends, difference_of(now, was)))
-    return found
+    old, metric = run.scores("dense"), run.task.metric
+    return found + [score_change(old[name], new, metric) for name, new in run.scores("compressed").items()]
+
+
+def score_change(before: SuiteResult, after: SuiteResult, metric: Metric, *, paired: bool = True) -> Change:
+    """A suite's score of two models; without a difference unless they were scored on the same images (`paired`)."""
+    was, now = before.per_image(), after.per_image()
+    difference = difference_of(now, was) if paired else None
+    return Change(after.name, metric.unit, role_of(after), mean_of(was), mean_of(now), difference)
 
 
 def gains(run: RunData, baseline: RunData | None = None) -> list[Gain]:
@@ -158,15 +193,24 @@ def gains(run: RunData, baseline: RunData | None = None) -> list[Gain]:
     others = run.scores("dense") if baseline is None else baseline.scores("compressed")
     if suite is None or suite not in others:
         return []
-    mine, theirs = run.scores("compressed")[suite], others[suite]
+    where = f"{run.name} and {baseline.name if baseline else 'dense'}"
+    return gains_over(others[suite], run.scores("compressed")[suite], run.task.metric, where=where)
+
+
+def gains_over(theirs: SuiteResult, mine: SuiteResult, metric: Metric, *, where: str = "the two models") -> list[Gain]:
+    """Gain per corruption of a suite over another model's scores (`theirs`), the largest first.
+
+    Raises:
+        DataError: If the two were not scored on the same number of images.
+    """
     found = []
     for corruption, cells in mine.by_corruption().items():
         common = [cell for cell in cells if cell in theirs.cells]
         if corruption and common:
             ours, base = (torch.stack([r.cells[c] for c in common]).mean(dim=0) for r in (mine, theirs))
-            difference = difference_of(ours, base, where=f"{run.name} and {baseline.name if baseline else 'dense'}")
+            difference = difference_of(ours, base, where=where)
             found.append(Gain(corruption, ours.mean().item(), base.mean().item(), difference))
-    return sorted(found, key=lambda gain: -gain_of(gain.difference, run.task.metric).value)
+    return sorted(found, key=lambda gain: -gain_of(gain.difference, metric).value)
 
 
 def points(runs: Sequence[RunData]) -> list[Point]:

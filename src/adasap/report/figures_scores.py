@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import plotly.graph_objects as go
+import torch
 
 from adasap.evaluation import Cell, SuiteResult
-from adasap.evaluation.statistics import Interval
+from adasap.evaluation.statistics import Interval, bootstrap_mean
 from adasap.metric import Metric
 from adasap.report.comparison import Gain, Point
 from adasap.report.figures import Figure, View, escaped, plotted, series, spaced, styled
@@ -169,7 +170,7 @@ def _error(value: Interval, metric: Metric, colour: str) -> dict[str, Any]:
     return {**bar, "color": colour, "thickness": 1.2}
 
 
-def gain_bars(gains: Sequence[Gain], baseline: str, metric: Metric, key: str) -> Figure:
+def gain_bars(gains: Sequence[Gain], baseline: str, metric: Metric, key: str, *, of: str = "this run") -> Figure:
     """Bars of the gain per corruption with paired intervals, better to the right.
 
     Stripes mark a loss, grey bars what may be none of both: their intervals hold 0.
@@ -191,8 +192,9 @@ def gain_bars(gains: Sequence[Gain], baseline: str, metric: Metric, key: str) ->
         for gain in gains
     ]
     unit, difference = unit_bracket(metric), difference_unit(metric)
-    header = ["corruption", f"{baseline}{unit}", f"this run{unit}", f"gain ({difference})" if difference else "gain"]
-    order_of = f"This run minus {baseline}" if metric.higher_is_better else f"{baseline} minus this run"
+    header = ["corruption", f"{baseline}{unit}", f"{of}{unit}", f"gain ({difference})" if difference else "gain"]
+    begin = "This run" if of == "this run" else of
+    order_of = f"{begin} minus {baseline}" if metric.higher_is_better else f"{baseline} minus {of}"
     return Figure(
         key=key,
         title="Gain per corruption",
@@ -234,49 +236,65 @@ def _bars(gains: Sequence[Gain], metric: Metric, colour: str, pattern: str) -> g
 
 def heat_map(run: RunData, suite: str, key: str) -> Figure:
     """Scores by corruption and severity: compressed, dense, and the difference."""
-    small, dense, metric = run.scores("compressed")[suite], run.scores("dense")[suite], run.task.metric
-    grids, names = _grids(small, dense, metric), _upwards(small)
-    scores = (value for label in ("compressed", "dense") for row in grids[label] for value in row if value is not None)
-    top = 100.0 if metric.unit == "%" else max(scores)
-    plot = go.Figure([_heat(label, values, small, metric, top) for label, values in grids.items()])
-    styled(plot, height=90 + 32 * len(names))
+    small, dense = run.scores("compressed")[suite], run.scores("dense")[suite]
+    return severity_map(small, dense, run.task.metric, key)
+
+
+def severity_map(
+    after: SuiteResult,
+    before: SuiteResult,
+    metric: Metric,
+    key: str,
+    *,
+    names: tuple[str, str] = ("compressed", "dense"),
+) -> Figure:
+    """Scores of two models by corruption and severity, and the difference of the first to the second."""
+    grids, corruptions = _grids(after, before, metric), _upwards(after)
+    titles = [*names, "difference"]
+    top = 100.0 if metric.unit == "%" else max(v for grid in grids[:2] for row in grid for v in row if v is not None)
+    plot = go.Figure(
+        [
+            _heat(title, grid, after, metric, top, view)
+            for view, (title, grid) in enumerate(zip(titles, grids, strict=True))
+        ]
+    )
+    styled(plot, height=90 + 32 * len(corruptions))
     plot.update_xaxes(title_text="severity", type="category", showgrid=False)
     plot.update_yaxes(showgrid=False)
-    rows = [[str(c), *(score_number(r.cells[c].mean().item(), metric) for r in (dense, small))] for c in small.cells]
+    rows = [[str(c), *(score_number(r.cells[c].mean().item(), metric) for r in (before, after))] for c in after.cells]
     unit = f" in {metric.unit}" if metric.unit else ""
     points = f" in {difference_unit(metric)}" if metric.unit else ""
     lower = "" if metric.higher_is_better else " Lower is better."
+    other = "the dense model" if names[1] == "dense" else names[1]
     return Figure(
         key=key,
         title="Corruption by severity",
-        caption=f"Mean {metric.label}{unit} on each corruption at each severity; the buttons change to the dense "
-        f"model and to the difference{points}.{lower}",
+        caption=f"Mean {metric.label}{unit} on each corruption at each severity; the buttons change to {other} and to "
+        f"the difference{points}.{lower}",
         plot=plot,
-        table=Table(
-            ["corruption / severity", *(f"{name}{unit_bracket(metric)}" for name in ("dense", "compressed"))], rows
-        ),
-        views=tuple(View(name, tuple(other == name for other in grids)) for name in grids),
+        table=Table(["corruption / severity", *(f"{name}{unit_bracket(metric)}" for name in names[::-1])], rows),
+        views=tuple(View(title, tuple(other == view for other in range(3))) for view, title in enumerate(titles)),
     )
 
 
 Grid = list[list[float | None]]
 
 
-def _grids(small: SuiteResult, dense: SuiteResult, metric: Metric) -> dict[str, Grid]:
-    """View -> scores by corruption (the last one first) and severity; None where a cell was not evaluated."""
+def _grids(after: SuiteResult, before: SuiteResult, metric: Metric) -> tuple[Grid, Grid, Grid]:
+    """Scores after, before, and their difference by corruption (the last one first) and severity; None for no cell."""
 
     def grid(of: Callable[[Cell], float]) -> Grid:
-        rows = [[Cell(name, severity) for severity in _severities(small)] for name in _upwards(small)]
-        return [[in_unit(of(cell), metric) if cell in small.cells else None for cell in row] for row in rows]
+        rows = [[Cell(name, severity) for severity in _severities(after)] for name in _upwards(after)]
+        return [[in_unit(of(cell), metric) if cell in after.cells else None for cell in row] for row in rows]
 
     def mean(result: SuiteResult, cell: Cell) -> float:
         return result.cells[cell].mean().item()
 
-    return {
-        "compressed": grid(lambda cell: mean(small, cell)),
-        "dense": grid(lambda cell: mean(dense, cell)),
-        "difference": grid(lambda cell: mean(small, cell) - mean(dense, cell)),
-    }
+    return (
+        grid(lambda cell: mean(after, cell)),
+        grid(lambda cell: mean(before, cell)),
+        grid(lambda cell: mean(after, cell) - mean(before, cell)),
+    )
 
 
 def _severities(result: SuiteResult) -> list[int]:
@@ -288,8 +306,8 @@ def _upwards(result: SuiteResult) -> list[str]:
     return [name for name in reversed(result.by_corruption()) if name]
 
 
-def _heat(label: str, values: Grid, result: SuiteResult, metric: Metric, top: float) -> go.Heatmap:
-    signed, percent = label == "difference", metric.unit == "%"
+def _heat(label: str, values: Grid, result: SuiteResult, metric: Metric, top: float, view: int) -> go.Heatmap:
+    signed, percent = view == 2, metric.unit == "%"
     least = 1.0 if percent else 1e-9
     extreme = max([least, *(abs(v) for row in values for v in row if v is not None)]) if signed else top
     stops = ("var(--bad)", "var(--surface)", "var(--good)") if signed else ("var(--heat0)", "var(--heat1)")
@@ -306,6 +324,49 @@ def _heat(label: str, values: Grid, result: SuiteResult, metric: Metric, top: fl
         xgap=3,
         ygap=3,
         showscale=False,
-        visible=label == "compressed",
-        hovertemplate=f"<b>%{{y}}</b>, severity %{{x}}<br>%{{z:{'.1f' if percent else '.3f'}}}<extra>{label}</extra>",
+        visible=view == 0,
+        hovertemplate=f"<b>%{{y}}</b>, severity %{{x}}<br>%{{z:{'.1f' if percent else '.3f'}}}"
+        f"<extra>{escaped(label)}</extra>",
+    )
+
+
+def scores_by_corruption(results: Mapping[str, SuiteResult], metric: Metric) -> Figure:
+    """Every model's score on every corruption, mean over severities, with intervals over images.
+
+    Args:
+        results: Model -> what it did on a suite of corruptions.
+        metric: What the scores are.
+    """
+    plot, drawn = go.Figure(), plotted(metric)
+    rows: dict[str, dict[str, str]] = {}
+    for index, (name, result) in enumerate(results.items()):
+        found = {
+            corruption: bootstrap_mean(torch.stack([result.cells[cell] for cell in cells]).mean(dim=0), resamples=2000)
+            for corruption, cells in result.by_corruption().items()
+            if corruption
+        }
+        for corruption, score in found.items():
+            rows.setdefault(corruption, {})[name] = score_interval(score, metric)
+        plot.add_trace(
+            go.Scatter(
+                x=[in_unit(score.value, metric) for score in found.values()],
+                y=[spaced(corruption) for corruption in found],
+                mode="markers",
+                name=escaped(name),
+                marker={**series(index), "size": 10},
+                customdata=[score_interval(score, metric) for score in found.values()],
+                hovertemplate=f"<b>%{{y}}</b><br>%{{customdata}} {drawn.unit}<extra>{escaped(name)}</extra>",
+            )
+        )
+    styled(plot, height=120 + 30 * len(rows), hovermode="closest")
+    plot.update_xaxes(title_text=axis_title(drawn), showline=True)
+    plot.update_yaxes(categoryorder="array", categoryarray=[spaced(name) for name in reversed(rows)])
+    lower = "" if metric.higher_is_better else " Lower is better."
+    header = ["corruption", *(f"{name}{unit_bracket(metric)}" for name in results)]
+    return Figure(
+        key="scores",
+        title="Every model on every corruption",
+        caption=f"Mean {metric.label} over the severities of each corruption; intervals stand in the table.{lower}",
+        plot=plot,
+        table=Table(header, [[name, *(row.get(model, "") for model in results)] for name, row in rows.items()]),
     )

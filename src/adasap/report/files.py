@@ -5,16 +5,16 @@ from __future__ import annotations
 import csv
 import dataclasses
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from adasap.evaluation.statistics import Interval
 from adasap.io import atomic_write
 from adasap.metric import Metric
-from adasap.report.comparison import Change, Comparison, extra_metrics
+from adasap.report.comparison import Change, Comparison, Gain, extra_metrics
 from adasap.report.format import difference_number, difference_text, difference_unit, gain_of, score_text, value_text
-from adasap.report.run_data import RunData
+from adasap.report.run_data import RunData, Width
 from adasap.report.table import Table
 
 PAGE = "report.html"
@@ -33,11 +33,12 @@ def report_data(found: Comparison) -> dict[str, Any]:
 def _run_data(found: Comparison, run: RunData) -> dict[str, Any]:
     return {
         "changes": [dataclasses.asdict(change) for change in found.changes[run.name]],
+        "not_comparable": {"with": found.reference, "suites": found.apart.get(run.name, {})},
         "gains_over": found.over[run.name],
         "gains": [dataclasses.asdict(gain) for gain in found.gains[run.name]],
         "cells": _cells(run),
         "metrics": [dict(zip(METRIC_KEYS, row, strict=True)) for row in extra_metrics(run)],
-        "widths": [dataclasses.asdict(width) for width in run.widths],
+        "widths": [_width_data(width) for width in run.widths],
         "pruning": run.of_kind("prune"),
         "counters": run.counters,
         "seconds": run.seconds,
@@ -48,6 +49,12 @@ def _run_data(found: Comparison, run: RunData) -> dict[str, Any]:
     }
 
 
+def _width_data(width: Width) -> dict[str, Any]:
+    """A group; what is not exact only where something is."""
+    return {key: value for key, value in dataclasses.asdict(width).items() if key != "not_exact" or value}
+
+
+NOT_COMPARABLE = "not comparable"
 METRIC_KEYS = ("suite", "metric", "dense", "compressed")
 
 
@@ -92,11 +99,12 @@ def _ends(gap: Interval | None) -> tuple[float | str, ...]:
 
 
 def comparison_table(found: Comparison) -> Table:
-    """One row per run: every change, before and after."""
+    """One row per run: every change, before and after; scores that are not comparable with the reference's say so."""
     columns = list(dict.fromkeys(change.quantity for row in found.changes.values() for change in row))
     rows = []
     for name, row in found.changes.items():
         texts = {change.quantity: change_text(change, found.metric) for change in row}
+        texts |= {suite: f"{texts[suite]} ({NOT_COMPARABLE})" for suite in found.apart.get(name, {})}
         rows.append([name, *(texts.get(column, "") for column in columns)])
     return Table(["run", *columns], rows)
 
@@ -112,11 +120,32 @@ def change_table(changes: Sequence[Change], metric: Metric) -> Table:
     return Table(["quantity", "dense", "compressed", "difference (95 %)"], rows)
 
 
-def gain_table(found: Comparison) -> Table | None:
+class WithGains(Protocol):
+    """A comparison of runs, or models side by side."""
+
+    @property
+    def gains(self) -> Mapping[str, Sequence[Gain]]: ...
+
+    @property
+    def over(self) -> Mapping[str, str]: ...
+
+    @property
+    def apart(self) -> Mapping[str, Mapping[str, str]]: ...
+
+    @property
+    def metric(self) -> Metric: ...
+
+
+def gain_table(found: WithGains) -> Table | None:
     """Gain per corruption of every run, more being better, with 95 % intervals; None without corruptions."""
     gaps = {name: {g.corruption: gain_of(g.difference, found.metric) for g in row} for name, row in found.gains.items()}
     corruptions = list(dict.fromkeys(name for row in gaps.values() for name in row))
     texts = {name: {c: difference_number(gain, found.metric) for c, gain in row.items()} for name, row in gaps.items()}
+    texts |= {
+        name: dict.fromkeys(corruptions, NOT_COMPARABLE)
+        for name, row in gaps.items()
+        if not row and found.apart.get(name)
+    }
     rows = [[corruption, *(row.get(corruption, "") for row in texts.values())] for corruption in corruptions]
     return Table(["corruption", *(f"{name} over {found.over[name]}" for name in gaps)], rows) if rows else None
 
@@ -124,7 +153,7 @@ def gain_table(found: Comparison) -> Table | None:
 def write_summary(found: Comparison, folder: Path) -> None:
     """`summary.md` of a comparison."""
     gain = gain_table(found)
-    parts = ["# Comparison", str(comparison_table(found))]
+    parts = ["# Comparison", str(comparison_table(found)), *(f"- {line}" for line in found.remarks)]
     if gain is not None:
         parts += [f"## Gain per corruption, {difference_unit(found.metric) or found.metric.label}", str(gain)]
     with atomic_write(folder / "summary.md") as file:

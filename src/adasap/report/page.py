@@ -75,8 +75,36 @@ def _with_half_the_pictures(panel: Panel, content: Content) -> tuple[Panel, Cont
 
 
 def _page(found: Comparison, downloads: Mapping[str, str], shown: Shown) -> str:
-    uris = {name: data_uri(KINDS[Path(name).suffix], text.encode()) for name, text in downloads.items()}
     runs = found.runs
+    images = len(runs[0].scores("dense")["clean"].per_image())
+    lower = "" if found.metric.higher_is_better else " (lower is better)"
+    heads = [
+        {"name": run.name, "target": run.target, "tiles": [tile(c, found.metric) for c in found.changes[run.name]]}
+        for run in runs
+    ]
+    hero = {
+        "title": runs[0].name if len(runs) == 1 else "Runs compared",
+        "lead": f"Dense and compressed, side by side. Scores are {found.metric.label}{lower} on {images:,} test "
+        "images, with 95 % intervals over them; differences are paired image by image. Another seed moves them "
+        "further.",
+        "remarks": found.remarks,
+        "picker": "Run",
+        "runs": heads,
+        "words": words(found.metric),
+    }
+    return filled_page(hero, shown, downloads, runs)
+
+
+def filled_page(hero: Mapping[str, Any], shown: Shown, downloads: Mapping[str, str], runs: Sequence[Any]) -> str:
+    """The page's template, filled in.
+
+    Args:
+        hero: What stands above the panels: `title`, `lead`, `remarks`, `picker`, `runs` with their tiles, `words`.
+        shown: Panels with their contents.
+        downloads: Name -> text of the files that the page carries inside.
+        runs: What the panels' templates read of each run, in the order of the picker.
+    """
+    uris = {name: data_uri(KINDS[Path(name).suffix], text.encode()) for name, text in downloads.items()}
     parts = [
         {
             "key": panel.key,
@@ -86,17 +114,9 @@ def _page(found: Comparison, downloads: Mapping[str, str], shown: Shown) -> str:
         }
         for panel, content in shown
     ]
-    heads = [
-        {"name": run.name, "target": run.target, "tiles": [tile(c, found.metric) for c in found.changes[run.name]]}
-        for run in runs
-    ]
     figures = [figure for _, content in shown for figure in content.figures()]
     context = {
-        "title": runs[0].name if len(runs) == 1 else "Runs compared",
-        "metric": found.metric,
-        "images": len(runs[0].scores("dense")["clean"].per_image()),
-        "runs": heads,
-        "words": words(found.metric),
+        **hero,
         "panels": parts,
         "style": Markup("\n".join(style.read_text() for style in _styles(shown))),
         **scripts({figure.key: figure.to_json() for figure in figures}),

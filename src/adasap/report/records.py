@@ -46,9 +46,9 @@ class PruneRecord:
 
     At an event that only masks, `cost` is what the cut would leave, and `mask_error` that of the cut on a copy.
     `masked` counts the channels that are masked after the event, `returned` those that were and no longer are,
-    without being removed. `layer_errors` are those of compensation, by layer in order of execution: what its removed
-    inputs cost the layer before and after, relative to its outputs; `uncompensated` says why a layer has its old
-    weights.
+    without being removed. `branches` counts the residual branches that were taken out whole. `layer_errors` are those
+    of compensation, by layer in order of execution: what its removed inputs cost the layer before and after, relative
+    to its outputs; `uncompensated` says why a layer has its old weights.
     """
 
     kind: ClassVar[str] = "prune"
@@ -65,6 +65,7 @@ class PruneRecord:
     returned: int = 0
     layer_errors: Mapping[str, tuple[float, float]] | None = None
     uncompensated: Mapping[str, str] | None = None
+    branches: int = 0
 
 
 @dataclass(frozen=True)

@@ -26,12 +26,13 @@ Model = Literal["dense", "compressed"]
 
 @dataclass(frozen=True)
 class Width:
-    """Channels of a group before and after, and why it had to stay whole, if it had to."""
+    """Channels of a group before and after, and, where there is any: why it had to stay whole, what is not exact."""
 
     group: str
     before: int
     after: int
     frozen: tuple[str, ...] = ()
+    not_exact: str = ""
 
 
 @dataclass(frozen=True)
@@ -159,7 +160,9 @@ def read_result(path: Path, *, remedy: str) -> dict[str, Any]:
 def _widths(result: ResultData) -> tuple[Width, ...]:
     """Runs of early versions kept the groups that could be cut, and nothing about the others."""
     if result.groups is not None:
-        return tuple(Width(group.name, group.before, group.after, group.frozen) for group in result.groups)
+        return tuple(
+            Width(group.name, group.before, group.after, group.frozen, group.not_exact) for group in result.groups
+        )
     return tuple(Width(name, before, after) for name, (after, before) in (result.plan or {}).items())
 
 

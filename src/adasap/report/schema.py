@@ -54,6 +54,7 @@ class GroupData:
     before: Annotated[int, Field(gt=0, le=10**15)]
     after: Count
     frozen: tuple[str, ...] = ()
+    not_exact: str = ""
 
 
 @dataclass(frozen=True)

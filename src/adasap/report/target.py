@@ -12,7 +12,7 @@ from adasap.groups import ChannelGroup
 from adasap.profiling import read_latency_table
 from adasap.profiling.agreement import measure_side_by_side
 from adasap.profiling.profile import Profile
-from adasap.pruning import BudgetOptions, build_cost
+from adasap.pruning import BudgetOptions, PruningPlan, build_cost
 
 NOISE = 0.03
 """A time up to this share above its target counts as met: so far apart are two measurements of one model."""
@@ -64,21 +64,24 @@ def measure_target(
     groups: Sequence[ChannelGroup],
     example_inputs: Tensor,
     profiles: Mapping[str, Profile],
+    plan: PruningPlan | None = None,
 ) -> Target:
-    """The budget beside the compressed model's measured cost.
+    """The budget beside the compressed model's measured cost; a time is measured in what runs the table's models.
 
     Args:
         budget: Of the recipe.
         models: `dense` and `compressed`.
         groups: Of the dense model.
         example_inputs: One image.
-        profiles: Of both models.
+        profiles: Of both models; a budget of time needs none.
+        plan: Of the compressed model, whose predicted time is told then.
     """
     cost = build_cost(budget, models["dense"], groups, example_inputs)
-    limit, small = budget.of(cost).limit, profiles["compressed"]
+    limit = budget.of(cost).limit
     if budget.cost is not None:
         return Target(cost.unit, limit, build_cost(budget, models["compressed"], (), example_inputs).dense)
     if budget.latency_table is None:
+        small = profiles["compressed"]
         return (
             Target("MACs", limit, small.macs)
             if budget.unit == "macs"
@@ -86,11 +89,14 @@ def measure_target(
         )
     table = read_latency_table(Path(budget.latency_table))
     times = measure_side_by_side(table, models, example_inputs)
-    found = table.settings
     if times is None:
-        return Target("latency", limit, None, "ms", f"the table is of {found.get('processor', 'another machine')}")
-    how = f"batch {found.get('batch', 1)}, {found.get('threads', 'all')} threads, {found.get('precision', 'float32')}"
+        return Target(
+            "latency", limit, None, "ms", f"the table is of {table.settings.get('processor', 'another machine')}"
+        )
+    how = table.stated
     if budget.latency is not None:
         limit = budget.latency * times["dense"]
         how = f"{budget.latency:g} of the dense model's {times['dense']:.2f} ms; {how}"
+    if plan is not None:
+        how = f"{cost.total(plan.widths()):.2f} ms of {cost.dense:.2f} ms predicted; {how}"
     return Target("latency", limit, times["compressed"], "ms", how)

@@ -135,6 +135,10 @@ def sharpness_aware_gradients(
     """
     guard_convolutions()
     finite_number(loss_scale, "loss_scale", above=0)
+    if perturbation is not None and not hasattr(perturbation, "is_zero"):
+        raise ArgumentError(
+            f"the perturbation is a {type(perturbation).__name__}; give one, such as adasap.UniformPerturbation(0.5)"
+        )
     plain = perturbation is None or perturbation.is_zero
     strength = None if perturbation is None else perturbation.strength
     if strength is not None:

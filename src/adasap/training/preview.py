@@ -23,7 +23,7 @@ def first_plan(run: CompressionRun) -> tuple[PruningPlan, float]:
     A criterion that needs gradients gets those of the first batch.
     """
     seconds = _measure_plain_step(run)
-    plan = run.selection.plan(run.dense_groups, run.scoring.score(), run.timetable.events[-1].limit)
+    plan = run.choose(run.selection, run.scoring.score(), run.timetable.events[-1].limit)
     if run.criterion.needs:  # else the run has looked at the same scores when it was made
         warn_of_thin_groups(plan, run.dense_groups)
     return plan, seconds

@@ -5,14 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from adasap.errors import ModelError, TraceError, TrainingError
-from adasap.groups import ChannelGroup
+from adasap.groups import ChannelGroup, Scores
 from adasap.groups.fake_model import copied
 from adasap.groups.inputs import ExampleInputs, as_arguments
 from adasap.groups.norms_behind import norms_behind
-from adasap.pruning import Compensation, PruningOptions, PruningPlan, apply_plan_, compensate_
+from adasap.groups.stand_ins import kept_of_left, left_of, take_out_
+from adasap.pruning import Compensation, PruningOptions, PruningPlan, Selection, apply_plan_, compensate_
+from adasap.pruning.depth import choose_depth
 from adasap.pruning.proof import require_cut
 from adasap.training.processes import Processes
 from adasap.training.state import TrainingState
@@ -44,13 +47,46 @@ def build_make_up(
     def make_up(before: nn.Module, cut: nn.Module, groups: Sequence[ChannelGroup], plan: PruningPlan) -> Compensation:
         measured = options.compensate == "least_squares"
         batches = first_batches(options.compensation_batches) if measured else []
-        found = compensate_(
-            before, cut, groups, plan.kept, options.compensate, norms=norms, batches=batches, forward=loss
-        )
+        take_out_(before, plan.removed)
+        left, kept = left_of(groups, plan.removed), kept_of_left(groups, plan.kept, plan.removed)
+        found = compensate_(before, cut, left, kept, options.compensate, norms=norms, batches=batches, forward=loss)
         processes.average_(cut, found.changed)
         return found
 
     return make_up
+
+
+def choose(
+    selection: Selection,
+    state: TrainingState,
+    scores: Scores,
+    limit: float,
+    first_batches: Callable[[int], list[Any]],
+    loss: Callable[[nn.Module, Any], Tensor],
+    processes: Processes,
+) -> PruningPlan:
+    """What stays of the state's model under a limit: by the scores, and with depth by trials on the first batches.
+
+    Args:
+        first_batches: `first_batches(n)` gives prepared training batches.
+        loss: The mean loss of a model on such a batch.
+    Raises:
+        BudgetError: If the limit cannot be met.
+    """
+    if not selection.options.budget.depth:
+        return selection.plan(state.groups, scores, limit)
+    device = next(state.model.parameters()).device
+    with processes.autocast():
+        return choose_depth(
+            state.model,
+            state.groups,
+            selection,
+            scores,
+            limit,
+            first_batches(max(1, selection.options.recalibration_batches)),
+            loss,
+            average=lambda losses: processes.average(losses.to(device, torch.float32)),
+        )
 
 
 def cut_(

@@ -25,7 +25,9 @@ from adasap.evaluation.folder import digest_of_model, suites_identity
 from adasap.groups import ChannelGroup, Scores, trace_groups, widths
 from adasap.groups.fake_model import copied
 from adasap.groups.inputs import Arguments
+from adasap.groups.past import branches_of, removed_before
 from adasap.pruning import PruningPlan, Selection
+from adasap.pruning.plan import absent
 from adasap.pruning.proof import probe_images
 from adasap.report.records import CellRecord, Observer, PhaseRecord, PruneRecord, Record, ResumeRecord, StageRecord
 from adasap.tasks import BaseTask, Data
@@ -34,7 +36,7 @@ from adasap.training.folder import RunFolder
 from adasap.training.loop import Trainer
 from adasap.training.options import Compression
 from adasap.training.perturbation_schedule import Perturber
-from adasap.training.pruning_event import MakeUp, build_make_up, cut_, hold_back_
+from adasap.training.pruning_event import MakeUp, build_make_up, choose, cut_, hold_back_
 from adasap.training.run_schedule import Event, Timetable
 from adasap.training.runtime import Runtime
 from adasap.training.scoring import Scoring
@@ -93,7 +95,14 @@ class CompressionRun:
         self.preparation = config.pruning.preparation()
         criterion = build_criterion(config.pruning.criterion, **config.pruning.criterion_options)
         self.criterion = self.preparation.criterion(criterion)
-        self.dense_groups = trace_groups(model, data.example, keep=config.pruning.keep)
+        pruning = config.pruning
+        self.dense_groups = trace_groups(
+            model,
+            data.example,
+            keep=pruning.keep,
+            allow_inexact=pruning.allow_inexact,
+            depth=pruning.budget.depth,
+        )
         self.selection = Selection.of(config.pruning, model, self.dense_groups, data.example)
         self.cost = self.selection.cost
         self.timetable = Timetable.of(config, self.stream.steps_per_epoch, self.cost)
@@ -191,10 +200,11 @@ class CompressionRun:
                 step=state.counters.step,
                 event=event.number,
                 events=len(self.timetable.events),
-                cost=self.cost.total({**widths(groups), **plan.widths()}),
+                cost=self.cost.total({**widths(groups), **absent(removed_before(groups)), **plan.widths()}),
                 cost_limit=event.limit,
                 unit=self.cost.unit,
                 removed=removed,
+                branches=len(branches_of(groups)) - len(branches_of(state.groups)),
                 mask_error=mask_error,
                 seconds=time.perf_counter() - started,
                 masked=state.preparation.num_held,
@@ -216,7 +226,11 @@ class CompressionRun:
         scores, method = self.scoring.score(), self.config.pruning.method
         if isinstance(method, SearchingMethod):
             return method.search(self, scores, event)
-        return self.selection.plan(self.state.groups, scores, event.limit)
+        return self.choose(self.selection, scores, event.limit)
+
+    def choose(self, selection: Selection, scores: Scores, limit: float) -> PruningPlan:
+        """What stays of the present model; a budget with depth is tried on the first batches."""
+        return choose(selection, self.state, scores, limit, self.first_batches, self.task.loss, self.runtime)
 
     def _select_last(self, groups: Sequence[ChannelGroup], scores: Scores) -> PruningPlan:
         """What would stay if the last event came now."""

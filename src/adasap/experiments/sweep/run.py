@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shlex
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -186,15 +185,17 @@ def _cells(
 
 
 def run_cell(cell: Cell, out: Path, *, trust_builder: bool = False, quiet: bool = False) -> None:
-    """One cell as a run in its folder, shown on a terminal or not at all; a dense one leaves its weights for others."""
+    """One cell as a run in its folder, shown as any run is; a dense one leaves its weights for others."""
     if cell.dense is not None:
         remedy = "remove its folder, and it is trained again"
         read_sealed_tensors(cell.dense.folder(out) / WEIGHTS, error=DataError, remedy=remedy)
+    console = open_console(quiet=quiet)
+    console.print(f"{cell.recipe.name}: {cell.title}", soft_wrap=True)
     words = ["adasap", "compress", str(cell.folder(out) / "recipe.yaml"), "--out", str(out / "cells")]
     run = run_recipe(
         cell.recipe_in(out),
         cell.folder(out),
-        open_console(quiet=quiet or not sys.stdout.isatty()),
+        console,
         command=shlex.join([*words, "--trust-builder"] if trust_builder else words),
         brief=True,
         kept_suites=out / "corrupted",

@@ -3,6 +3,7 @@
 from adasap.groups.operators.attention import attention, product
 from adasap.groups.operators.call import LabelledCall, Labels, ShapedCall, TensorRef
 from adasap.groups.operators.convolutions import convolution, embedding, linear, transposed_convolution
+from adasap.groups.operators.einsum import einsum
 from adasap.groups.operators.elementwise import elementwise, mixing, reduction, unary
 from adasap.groups.operators.movement import movement, spatial
 from adasap.groups.operators.norms import channel_norm, group_norm, layer_norm
@@ -17,6 +18,7 @@ from adasap.groups.operators.operator import (
     operator_of,
     register_operator,
 )
+from adasap.groups.operators.picking import gathered, ordered, resampled
 from adasap.groups.operators.shapes import bounded, parts, reshaped
 
 __all__ = [
@@ -34,8 +36,10 @@ __all__ = [
     "bounded",
     "channel_norm",
     "convolution",
+    "einsum",
     "elementwise",
     "embedding",
+    "gathered",
     "group_norm",
     "layer_norm",
     "linear",
@@ -43,10 +47,12 @@ __all__ = [
     "movement",
     "no_macs",
     "operator_of",
+    "ordered",
     "parts",
     "product",
     "reduction",
     "register_operator",
+    "resampled",
     "reshaped",
     "spatial",
     "transposed_convolution",

@@ -27,7 +27,11 @@ def product(call: LabelledCall) -> Labels:
     for side, other, contracted in ((left, right, -2), (right, left, -1)):
         if not bool((squeezed(side) != 0).any()):
             return _weighted(call, other, contracted)
-    return _heads(call, [left, right])
+    if (value := _value_of(call, left, right)) is not None:
+        return _weighted(call, *value)
+    heads = united_heads(call, [left, right])
+    call.notes.heads.append((call.owners[0], heads))
+    return compact(heads.expand(call.shape))
 
 
 def _weighted(call: LabelledCall, labels: Tensor, contracted: int) -> Labels:
@@ -40,18 +44,38 @@ def _weighted(call: LabelledCall, labels: Tensor, contracted: int) -> Labels:
 def attention(call: LabelledCall) -> Labels:
     """Query, key, value and bias of one head are one unit."""
     names = ("query", "key", "value", "attn_mask")
-    tensors = [call[name] for name in names if call.arguments.get(name) is not None]
-    return _heads(call, [call.labels(tensor) for tensor in tensors])
+    tensors = [call.labels(call[name]) for name in names if call.arguments.get(name) is not None]
+    return compact(united_heads(call, tensors).expand(call.shape))
 
 
-def _heads(call: LabelledCall, tensors: list[Tensor]) -> Labels:
-    """Unite each tensor within its slices and the tensors across; every result carries its slice's label."""
+def _value_of(call: LabelledCall, left: Tensor, right: Tensor) -> tuple[Tensor, int] | None:
+    """The values that weights of attention are multiplied with, and their contracted axis, where they may get narrower.
+
+    Nothing is summed over channels then: a channel of the values is one of the result.
+    """
+    if call.owners[0] not in call.notes.by_value:
+        return None
+    sides = ((left, right, -1), (right, left, -2))
+    for value, weights, contracted in sides:
+        inside = {value.dim() - 2, value.dim() - 1}
+        if varying(value) & inside == {value.dim() - 3 - contracted} and not varying(weights) & inside:
+            call.book.freeze(weights, f"{call.where} keeps queries and keys, and loses channels of the values")
+            return value, contracted
+    return None
+
+
+def united_heads(call: LabelledCall, tensors: list[Tensor]) -> Tensor:
+    """Unite each tensor within its slices of the last two axes and the tensors across; one label per slice.
+
+    Returns:
+        int64 [..., 1, 1].
+    """
     heads = [_one_per_slice(call, labels) for labels in tensors]
     result = heads[0]
     for other in heads[1:]:
         call.book.unite(result, other)
         result = result.where(result != 0, other)
-    return compact(result.expand(call.shape))
+    return result
 
 
 def _one_per_slice(call: LabelledCall, labels: Tensor) -> Tensor:
@@ -81,23 +105,8 @@ def attention_macs(call: ShapedCall) -> Product:
     return Product(prod(call.sizes("query")) * num_keys + prod(call.shape) * num_keys)
 
 
-def einsum_macs(call: ShapedCall) -> Product | None:
-    """The product of all axes that two operands have; others are not counted."""
-    operands = call.operands
-    letters = str(call["equation"]).replace(" ", "").partition("->")[0].split(",")
-    if len(operands) != 2 or "." in call["equation"]:
-        return None
-    sizes = {
-        letter: size
-        for names, operand in zip(letters, operands, strict=True)
-        for letter, size in zip(names, shape_of(operand), strict=True)
-    }
-    return Product(prod(sizes.values()), operands[::-1])
-
-
 register_operator("matmul bmm", product, macs=product_macs)
 register_operator("mm mv dot", macs=product_macs)
 register_operator("addmm baddbmm addmv", macs=added_product_macs)
 register_operator("scaled_dot_product_attention", attention, macs=attention_macs)
 register_operator("_scaled_dot_product_flash_attention_for_cpu", attention)
-register_operator("einsum", macs=einsum_macs)

@@ -113,16 +113,32 @@ def shape_of(node: fx.Node) -> tuple[int, ...]:
 
 @dataclass(frozen=True)
 class TensorRef:
-    """A parameter or buffer as an argument: its labels depend on the operator that reads it."""
+    """A parameter or buffer as an argument: its labels depend on the operator that reads it.
+
+    Attributes:
+        name: Its qualified name.
+        shape: As the operator gets it.
+        role: Of its axes, unless the operator knows better.
+        dims: The stored axis of each axis, if it was transposed.
+        rows: Of a part of a parameter: its first row, and how many the whole has.
+    """
 
     name: str
     shape: tuple[int, ...]
     role: Role
+    dims: tuple[int, ...] = ()
+    rows: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True)
 class Pad:
-    """A constant padding along a channel axis, and the labels of the positions it created."""
+    """A constant padding along a channel axis, and the labels of the positions it created.
+
+    Attributes:
+        before: Labels of what was created before the channels, int64 [count * L].
+        after: Of what was created behind them.
+        lines: Where L > 1 lines of channels were padded, as by a padding of each head: their labels, int64 [L, C].
+    """
 
     order: int
     dim: int
@@ -131,6 +147,7 @@ class Pad:
     where: str
     before: Tensor
     after: Tensor
+    lines: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -146,6 +163,21 @@ class Bound:
     labels: Tensor
 
 
+@dataclass(frozen=True)
+class Mixer:
+    """A call that sees all channels of one axis at once, such as a norm over them.
+
+    Attributes:
+        node: Of the graph.
+        labels: int64 [C]: the channels.
+        over: `over(target, arguments, index)` is the call's result where the channels `index`, int64 [k], are all.
+    """
+
+    node: fx.Node
+    labels: Tensor
+    over: Callable[[Any, dict[str, Any], Tensor], Any]
+
+
 @dataclass
 class Notes:
     """What the walk leaves for later steps.
@@ -155,14 +187,50 @@ class Notes:
         num_pads: All constant paddings met so far, created channels or not.
         bounded: Operators with fixed bounds along a channel axis; a cut may shift what they take.
         bounds: The extents of these and of views; an integer attribute may have set them.
+        norm_sizes: Channels in a group of every group norm met; a cut takes whole groups and leaves them.
+        across: Weights of grouped convolutions that are cut across their groups: a unit takes one of each.
+        grouped: Weights of those that are cut by whole groups and could be cut across.
+        entries: Module -> channels, int64 [C], of each activation that enters it.
+        input_wide: Modules that give a tensor as many channels as one that enters them: forward may read them off it.
+        heads: Module and labels of each product that made heads.
+        by_value: Modules whose heads lose channels of their values, each with the same channels of what enters, in
+            place of going whole.
         factors: Labels of channel axes that a view split into factors, constant axes dropped; see `settle_factors`.
+        fans: Calls at which each channel of one side meets several of the other, and the labels of that side.
+        fixed: Those at which that side stays whatever the other does: the other is not tied to it.
+        trained: Whether the graph of training mode was followed, too.
+        mixers: Calls that see all channels at once, where the book allows inexact groups.
     """
 
     pads: list[Pad] = field(default_factory=list)
     num_pads: int = 0
     bounded: list[str] = field(default_factory=list)
     bounds: list[Bound] = field(default_factory=list)
+    norm_sizes: list[int] = field(default_factory=list)
+    across: frozenset[str] = frozenset()
+    grouped: set[str] = field(default_factory=set)
+    entries: dict[str, list[Tensor]] = field(default_factory=dict)
+    input_wide: set[str] = field(default_factory=set)
+    heads: list[tuple[str, Tensor]] = field(default_factory=list)
+    by_value: frozenset[str] = frozenset()
     factors: list[Tensor] = field(default_factory=list)
+    fans: list[tuple[fx.Node, Tensor]] = field(default_factory=list)
+    fixed: frozenset[fx.Node] = frozenset()
+    trained: bool = False
+    mixers: list[Mixer] = field(default_factory=list)
+
+    @property
+    def plain(self) -> bool:
+        """Whether no call's meaning depends on how many channels there are.
+
+        The same calls with the same integers then join the same channels at any width.
+        """
+        told = (self.pads, self.bounded, self.norm_sizes, self.across, self.grouped, self.by_value, self.heads)
+        return not any((*told, self.factors, self.trained, self.mixers))
+
+    def anew(self, fixed: frozenset[fx.Node]) -> Notes:
+        """Empty notes for another walk in the same manner."""
+        return Notes(across=self.across, by_value=self.by_value, fixed=fixed)
 
 
 @dataclass
@@ -189,6 +257,14 @@ class LabelledCall(OperatorCall):
         """
         if isinstance(value, Tensor):
             return value
+        if value.dims:
+            stored = TensorRef(
+                value.name,
+                tuple(value.shape[value.dims.index(dim)] for dim in sorted(value.dims)),
+                value.role,
+                rows=value.rows,
+            )
+            return self.labels(stored).permute(value.dims)
         long = [dim for dim, size in enumerate(value.shape) if size > 1]
         if not long:
             return constant(0, value.shape)
@@ -197,7 +273,11 @@ class LabelledCall(OperatorCall):
 
     def axis(self, ref: TensorRef, dim: int, role: Role | None = None) -> Tensor:
         """The labels of one axis of a parameter or buffer."""
-        return self.book.axis(ref.name, dim, ref.shape[dim], role or ref.role)
+        stored = ref.dims[dim] if ref.dims else dim
+        if stored or ref.rows is None:
+            return self.book.axis(ref.name, stored, ref.shape[dim], role or ref.role)
+        first, count = ref.rows
+        return self.book.axis(ref.name, 0, count, role or ref.role)[first : first + ref.shape[dim]]
 
     def tensors(self) -> Iterator[Tensor | TensorRef]:
         """All tensor arguments, those in lists too."""
@@ -208,7 +288,7 @@ class LabelledCall(OperatorCall):
     def read(self, labels: Tensor, dim: int) -> Tensor | None:
         """The channels along one axis, int64 [C]; None, and all frozen, if other axes carry channels."""
         others = set(range(labels.dim())) - {dim % labels.dim()}
-        columns = self.book.collapse(labels, others)
+        columns = self.book.collapse(labels, others, alone=labels.shape[dim] == 1)
         if columns is None:
             self.book.freeze(labels, f"{self.where} reads an axis that is not its channels' own")
             return None
@@ -233,6 +313,25 @@ class LabelledCall(OperatorCall):
             self.book.freeze(labels, reason)
         label = self.book.source(reason) if carries else 0
         return self.like_result(label)
+
+    def mix(self, labels: Tensor, dim: int, kind: str, over: Callable[[Any, dict[str, Any], Tensor], Any]) -> bool:
+        """Channels along one axis see each other: marks them inexact where that is allowed; whether it is.
+
+        Args:
+            labels: Of the operand.
+            dim: Axis of the channels.
+            kind: What sees them, such as `LayerNorm`.
+            over: As of a `Mixer`.
+        """
+        if not self.book.allow_inexact:
+            return False
+        channels = self.read(labels, dim)
+        if channels is not None:
+            self.book.mark_inexact(labels, f"{kind} in {self.module}")
+            if not any(isinstance(value, TensorRef) for value in self.arguments.values()):
+                self.note_extent(labels, dim)  # no parameter of the norm tells its width
+            self.notes.mixers.append(Mixer(self.node, channels, over))
+        return True
 
     def like_result(self, label: int) -> Labels:
         """The same label for every element of every result."""

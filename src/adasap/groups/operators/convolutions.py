@@ -12,7 +12,7 @@ from adasap.groups.operators.operator import LatencyView, Product, register_oper
 
 
 def convolution(call: LabelledCall) -> Labels:
-    """Reads its input's channels, writes a fresh one per filter; a grouped one ties each of its groups."""
+    """Reads its input's channels, writes a fresh one per filter; a grouped one loses whole groups, or some of each."""
     weight = call["weight"]
     if not isinstance(weight, TensorRef):
         return computed_weight(call)
@@ -20,19 +20,28 @@ def convolution(call: LabelledCall) -> Labels:
     rows = call.axis(weight, 0, "producer")
     if call["groups"] == 1:
         call.attach(channels, call.axis(weight, 1, "consumer"))
+    elif weight.name in call.notes.across and channels is not None:
+        by_group, read = rows.view(call["groups"], -1), channels.view(call["groups"], -1)
+        call.book.unite(by_group[:1], by_group)
+        call.book.unite(read[:1], read)
+        call.attach(read[0], call.axis(weight, 1, "consumer"))
     else:
         _tie_convolution_groups(call, channels, rows, call["groups"])
+        if min(weight.shape[1], weight.shape[0] // call["groups"]) > 1:
+            call.notes.grouped.add(weight.name)
     return _with_bias(call, rows, dim=1 - len(weight.shape))
 
 
 def transposed_convolution(call: LabelledCall) -> Labels:
-    """As a convolution, with the two axes of the weight exchanged; grouped ones are not followed."""
-    weight = call["weight"]
+    """As a convolution, with the two axes of the weight exchanged; the rows of a grouped one are its inputs."""
+    weight, groups = call["weight"], call["groups"]
     if not isinstance(weight, TensorRef):
         return computed_weight(call)
-    if call["groups"] != 1:
-        return call.freeze_all(f"{call.where} is grouped, which has no rule")
     channels = call.read(call.labels(call["input"]), dim=1 - len(weight.shape))
+    if groups != 1:
+        rows = call.axis(weight, 0, "producer")
+        _tie_convolution_groups(call, channels, rows, groups)
+        return _with_bias(call, rows.view(groups, -1)[:, 0].repeat_interleave(weight.shape[1]), 1 - len(weight.shape))
     call.attach(channels, call.axis(weight, 0, "consumer"))
     return _with_bias(call, call.axis(weight, 1, "producer"), dim=1 - len(weight.shape))
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from functools import partial
+from typing import Any
+
 import torch
 from torch import Tensor
 
-from adasap.groups.labels import broadcast, compact, constant, varying
+from adasap.groups.labels import broadcast, compact, constant, squeezed, varying
 from adasap.groups.operators.call import LabelledCall, Labels
 from adasap.groups.operators.operator import FREE, no_macs, register_operator
 
@@ -48,6 +51,9 @@ def meet(call: LabelledCall, left: Tensor, right: Tensor) -> Tensor:
     spread = _spread(call, left, right)
     if spread is not None:
         return spread
+    fan = _fan(call, left, right)
+    if fan is not None:
+        return fan
     left, right = broadcast(left, right)
     call.book.unite(left, right)
     if left.stride() == right.stride() and bool((left > 0).all()):
@@ -75,6 +81,19 @@ def _spread(call: LabelledCall, left: Tensor, right: Tensor) -> Tensor | None:
     return None
 
 
+def _fan(call: LabelledCall, left: Tensor, right: Tensor) -> Tensor | None:
+    """The result if each channel of one side stays and meets several of the other, such as one corner of a box and the
+    points around it that all heads look at: they need not stay with it. Else None.
+    """
+    for one, many in ((left, right), (right, left)):
+        if any(one.shape[dim] == 1 for dim in varying(many)) and not bool((squeezed(one) < 0).any()):
+            if call.node in call.notes.fixed:
+                call.book.freeze(one, f"{call.where} spreads one channel over several")
+                return many.expand(torch.broadcast_shapes(left.shape, right.shape))  # type: ignore[no-untyped-call]
+            call.notes.fans.append((call.node, one))
+    return None
+
+
 def _same_rank(left: Tensor, right: Tensor) -> tuple[Tensor, Tensor]:
     rank = max(left.dim(), right.dim())
     return left[(None,) * (rank - left.dim())], right[(None,) * (rank - right.dim())]
@@ -87,7 +106,10 @@ def _small(left: Tensor, right: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def reduction(call: LabelledCall) -> Labels:
-    """Carries channels through if it reduces other axes than theirs (or all parts of one channel)."""
+    """Carries channels through if it reduces other axes than theirs (or all parts of one channel).
+
+    Over the channels themselves it sees all of them at once: they stay unless inexact groups are allowed.
+    """
     source = call.arguments.get("self", call.arguments.get("input"))
     labels = call.labels(source)
     if call.arguments.get("other") is not None:
@@ -96,10 +118,18 @@ def reduction(call: LabelledCall) -> Labels:
     dims = [dims] if isinstance(dims, int) else list(dims or range(labels.dim()))
     kept = call.book.collapse(labels, dims)
     if kept is None:
-        call.book.freeze(labels, f"{call.where} mixes the channels")
+        mixed = {dim % labels.dim() for dim in dims} & varying(call.book.resolved(labels))
+        if len(mixed) != 1 or not call.mix(labels, min(mixed), call.operator, partial(reduced_over, dim=min(mixed))):
+            call.book.freeze(labels, f"{call.where} mixes the channels")
         return call.like_result(0)
     shape = call.shape
     return [kept.reshape(shape)] * _num_results(call) if _num_results(call) > 1 else kept.reshape(shape)
+
+
+def reduced_over(target: Any, given: dict[str, Any], index: Tensor, *, dim: int) -> Any:
+    """A reduction over some of the channels of an axis."""
+    name = "self" if "self" in given else "input"
+    return target(**given | {name: given[name].index_select(dim, index)})
 
 
 def mixing(call: LabelledCall) -> Labels:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -9,13 +10,25 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from adasap.groups.labels import compact, squeezed, varying
-from adasap.groups.operators.call import LabelledCall, Labels, Pad
+from adasap.groups.operators.call import LabelledCall, Labels, Pad, TensorRef
 from adasap.groups.operators.operator import FREE, LatencyView, no_macs, register_operator
 
 
 def movement(call: LabelledCall) -> Labels:
     """Runs the operator itself on the labels."""
     return execute(call)
+
+
+def transposition(call: LabelledCall) -> Labels:
+    """Moves data; a parameter stays one, its axes in another order: a decoder may have its encoder's weight."""
+    ref = call.arguments.get("self")
+    if not isinstance(ref, TensorRef):
+        return execute(call)
+    rank = len(ref.shape)
+    told_apart = {**call.arguments, "self": torch.empty(tuple(range(rank)), device="meta")}
+    order = tuple(call.node.target(**told_apart).shape)  # type: ignore[operator]
+    dims = tuple(ref.dims[dim] if ref.dims else dim for dim in order)
+    return replace(ref, shape=tuple(ref.shape[dim] for dim in order), dims=dims)
 
 
 def execute(call: LabelledCall) -> Labels:
@@ -72,13 +85,14 @@ def padding(call: LabelledCall) -> Labels:
 
 
 def _with_created(call: LabelledCall, labels: Tensor, dim: int, order: int, counts: tuple[int, int]) -> Tensor:
-    before, after = call.book.fresh(counts[0]), call.book.fresh(counts[1])
-    call.notes.pads.append(Pad(order, dim, labels.dim(), call.owners, call.where, before, after))
-    small = squeezed(labels)
-    view = [-1 if other == dim else 1 for other in range(labels.dim())]
-    shape = [-1 if other == dim else size for other, size in enumerate(small.shape)]
-    sides = [created.view(view).expand(shape) for created in (before, after) if len(created)]
-    joined = torch.cat([sides[0], small, *sides[1:]] if counts[0] else [small, *sides], dim)
+    """Each line of channels along the axis, such as that of a head, gets created channels of its own."""
+    small = squeezed(labels).movedim(dim, 0)
+    others = small[0]
+    lines = None if others.numel() == 1 else small.flatten(1).T
+    sides = [call.book.fresh(count * others.numel()).view(count, *others.shape) for count in counts]
+    before, after = (side.flatten() for side in sides)
+    call.notes.pads.append(Pad(order, dim, labels.dim(), call.owners, call.where, before, after, lines))
+    joined = torch.cat([sides[0], small, sides[1]]).movedim(0, dim)
     return joined.expand([size if other != dim else joined.shape[dim] for other, size in enumerate(labels.shape)])
 
 
@@ -95,14 +109,10 @@ def spatial(call: LabelledCall) -> Labels:
     return [result] * len(value) if isinstance(value, (tuple, list)) else result
 
 
-VIEWS = """
-    permute transpose t numpy_T swapaxes swapdims movedim moveaxis squeeze unsqueeze expand expand_as unbind
-    broadcast_to diagonal atleast_1d atleast_2d
-"""
-COPIES = "flip repeat tile repeat_interleave pixel_shuffle channel_shuffle stack hstack vstack"
-WITHOUT_RULE = """
-    gather unfold select_scatter slice_scatter pixel_unshuffle im2col col2im meshgrid tril triu
-"""
+TRANSPOSITIONS = "permute transpose t numpy_T swapaxes swapdims movedim moveaxis"
+VIEWS = "squeeze unsqueeze expand expand_as unbind broadcast_to diagonal atleast_1d atleast_2d"
+COPIES = "flip repeat tile repeat_interleave pixel_shuffle pixel_unshuffle channel_shuffle stack hstack vstack"
+WITHOUT_RULE = "unfold select_scatter slice_scatter im2col col2im meshgrid tril triu"
 POOLS = """
     max_pool1d max_pool2d max_pool3d avg_pool1d avg_pool2d avg_pool3d
     adaptive_avg_pool1d adaptive_avg_pool2d adaptive_avg_pool3d _adaptive_avg_pool2d adaptive_max_pool1d
@@ -114,6 +124,7 @@ RESIZES = """
     _upsample_bicubic2d_aa
 """
 
+register_operator(TRANSPOSITIONS, transposition, macs=no_macs, latency=FREE)
 register_operator(VIEWS, movement, macs=no_macs, latency=FREE)
 register_operator(COPIES, movement, macs=no_macs)
 register_operator(WITHOUT_RULE, macs=no_macs)

@@ -42,6 +42,8 @@ class LatencyView:
         weight: Argument that is the weight of a layer [outputs, inputs, ...]; empty for operators without one.
         channel_axis: Of a layer: the axis of its input and result on which the channels lie.
         groups: Argument of a layer that counts its groups of channels, which go whole.
+        sizes: Of a norm over its last axis: argument that lists its length.
+        parts: Of a norm over parts of the channels: argument that counts these.
         joins: The result has the channels of all operands, side by side.
         pads: The result may have more channels than the operand, how many after a cut is not known.
     """
@@ -50,6 +52,8 @@ class LatencyView:
     weight: str = ""
     channel_axis: int = 1
     groups: str = ""
+    sizes: str = ""
+    parts: str = ""
     joins: bool = False
     pads: bool = False
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from adasap.groups.labels import LabelBook, along, compact, constant, squeezed, varying
-from adasap.groups.operators.call import LabelledCall, Labels, TensorRef
+from adasap.groups.operators.call import LabelledCall, Labels, TensorRef, operator_name
 from adasap.groups.operators.movement import execute
 from adasap.groups.operators.operator import FREE, no_macs, register_operator
 
@@ -22,7 +23,20 @@ def reshaped(call: LabelledCall) -> Labels:
         call.notes.factors.append(squeezed(result).squeeze())
     for dim in factors:
         call.note_extent(result, dim)
+    if len(factors) == 1:
+        _compare_with_input(call, squeezed(result).flatten())
     return result
+
+
+def _compare_with_input(call: LabelledCall, channels: Tensor) -> None:
+    """Remember that forward may read this number of channels off its input; tie them to those where that is wanted."""
+    module, notes = call.owners[0], call.notes
+    for entered in notes.entries.get(module, ()):
+        if len(entered) == len(channels) and not torch.equal(entered, channels):
+            notes.input_wide.add(module)
+            if module in notes.by_value:
+                call.book.unite(entered, channels)
+            return
 
 
 def settle_factors(book: LabelBook, factors: Sequence[Tensor]) -> None:
@@ -44,16 +58,37 @@ def _open_axes(labels: Tensor) -> list[int]:
 
 
 def parts(call: LabelledCall) -> Labels:
-    """Moves data; equal parts of a channel axis are tied: a unit takes one channel from every part."""
+    """Moves data; equal parts of a channel axis are tied: a unit takes one channel from every part.
+
+    Rows of a weight and its bias may be parted, too: attention between two streams has one weight for both.
+    """
+    if isinstance(call["self"], TensorRef) and call["dim"] == 0 and _is_of_layers(call):
+        return _parts_of_rows(call, call["self"])
     labels, dim = call.labels(call["self"]), call["dim"]
     result = execute(call)
     if dim % labels.dim() in varying(labels):
         call.note_bounds(labels, dim)
-        if len({part.shape for part in result}) == 1:
+        # where values get narrower and keys do not, each has a size of its own, and they may be equal by chance
+        own_sizes = call.operator == "split_with_sizes" and call.owners[0] in call.notes.by_value
+        if len({part.shape for part in result}) == 1 and not own_sizes:
             for part in result[1:]:
                 call.book.unite(result[0], part)
         for part in (*result, labels):
             call.note_extent(part, dim)
+    return result
+
+
+def _is_of_layers(call: LabelledCall) -> bool:
+    """Whether the parts are weights or biases of linear layers, and read by nothing else."""
+    readers = [reader for part in call.node.users for reader in part.users]
+    return bool(readers) and all(operator_name(reader.target) == "linear" for reader in readers)
+
+
+def _parts_of_rows(call: LabelledCall, ref: TensorRef) -> list[TensorRef]:
+    result, start, count = [], 0, ref.shape[0]
+    for part in call.node.meta["val"]:
+        result.append(replace(ref, shape=tuple(part.shape), rows=(start, count)))
+        start += part.shape[0]
     return result
 
 
@@ -66,11 +101,22 @@ def bounded(call: LabelledCall) -> Labels:
         return call.freeze_all(f"{call.where} has no rule")
     call.note_bounds(labels, dim)
     result = execute(call)
+    if call.arguments.get("step", 1) > 1 and dim % labels.dim() in varying(labels):
+        _tie_strides(call, labels, dim % labels.dim())
     if call.node.target is torch.ops.aten.slice.Tensor:
         call.note_extent(result, dim)
         if call["start"]:
             call.note_extent(labels.narrow(dim, 0, call["start"] % labels.shape[dim]), dim)
     return result
+
+
+def _tie_strides(call: LabelledCall, labels: Tensor, dim: int) -> None:
+    """A slice that takes every n-th channel: a unit takes n neighbours, so that those behind it keep their turn."""
+    step, size = call["step"], labels.shape[dim]
+    blocks = labels.narrow(dim, 0, size - size % step).unflatten(dim, (-1, step))  # type: ignore[no-untyped-call]
+    call.book.unite(blocks.narrow(dim + 1, 0, 1), blocks)
+    rest = labels.narrow(dim, size - size % step, size % step)
+    call.book.freeze(rest, f"{call.where} takes every channel in {step}, and {size} are not a multiple of that")
 
 
 def index(call: LabelledCall) -> Labels:

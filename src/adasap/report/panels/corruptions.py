@@ -28,6 +28,9 @@ def _blocks(found: Comparison, place: int) -> list[Block]:
         figure = gain_bars(gains, found.over[run.name], found.metric, f"gains-{place}")
         blocks.append(Block(figure.title, figure=figure))
     suite = run.first_suite("corrupted")
+    if suite in found.apart.get(run.name, {}) and not gains:
+        reason = found.apart[run.name][suite]
+        blocks.append(Block("Gain per corruption", f"Not comparable with {found.reference}: {reason}."))
     if suite is None:
         blocks.append(Block(text=NO_SUITE))
     else:

@@ -18,5 +18,5 @@ class Numbers(Panel):
     def content(self, found: Comparison) -> Content | None:
         first = found.runs[0].name
         if len(found.runs) == 1:
-            return Content("In numbers", values={"table": change_table(found.changes[first], found.metric)})
-        return Content("All runs", values={"table": comparison_table(found)})
+            return Content("In numbers", values={"table": change_table(found.changes[first], found.metric), "note": ""})
+        return Content("All runs", values={"table": comparison_table(found), "note": "Dense → compressed."})

@@ -20,7 +20,13 @@ class TradeOff(Panel):
             return None
         recipes = {run.name: "<br>".join(recipe_lines(run)) for run in found.runs}
         figure = trade_off(found.points, recipes, found.metric)
-        return Content("The trade-off", shared=(Block(figure=figure),))
+        missing = [run.name for run in found.runs if found.apart.get(run.name) and not _has_point(found, run)]
+        left = f"Left out, since not comparable with {found.reference}: {', '.join(missing)}." if missing else ""
+        return Content("The trade-off", shared=(Block(text=left, figure=figure),))
+
+
+def _has_point(found: Comparison, run: RunData) -> bool:
+    return any(point.name == run.name for point in found.points)
 
 
 def recipe_lines(run: RunData) -> list[str]:

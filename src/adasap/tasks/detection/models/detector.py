@@ -8,7 +8,7 @@ behind the call with a list of images, on the same modules, so surgery on the tr
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from adasap.errors import DataError
+from adasap.groups.fake_model import copied
 
 RawOutputs = dict[str, Tensor]
 Losses = dict[str, Tensor]
@@ -56,6 +57,22 @@ class Detector(nn.Module):
     @abstractmethod
     def detect(self, images: Sequence[Tensor]) -> list[Detections]:
         """What it finds in each image, the most certain first."""
+
+    def computed_by(self, raw: Callable[[Tensor], RawOutputs]) -> Detector:
+        """A copy in evaluation mode that finds boxes in what a function computes, such as a file in its runtime.
+
+        Of use where `detect` calls `raw`; override it where it does not.
+
+        Args:
+            raw: In the place of `raw`.
+        """
+        changed: Any = copied(self).eval()
+        object.__setattr__(changed, "raw", raw)  # a module would take a bound module's method for a submodule's
+        return changed  # type: ignore[no-any-return]
+
+    def post_processing(self) -> dict[str, Any]:
+        """How boxes come of the raw outputs, for whoever has only a file: plain JSON values; by default a name."""
+        return {"kind": f"{type(self).__module__}:{type(self).__qualname__}.detect"}
 
     def backbone_tensors(self) -> dict[str, str]:
         """Name of a tensor in an ImageNet classifier's file -> its name here, for all that the backbone takes."""
@@ -108,7 +125,7 @@ def count_classes(detector: nn.Module, input_size: Sequence[int]) -> int:
         >>> count_classes(model, (3, 64, 64))
         4
     """
-    if not isinstance(detector, Detector):
+    if not isinstance(getattr(detector, "behind", detector), Detector):  # behind a file in its place
         raise DataError(
             f"{type(detector).__name__} is no detector; choose adasap:ssd_mobilenet_v1, torchvision:ssd300_vgg16 or "
             "another one of docs/detectors.md, or derive your own from adasap.models.Detector"

@@ -15,7 +15,7 @@ each.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -25,6 +25,7 @@ from torchvision.models.detection import FCOS, FasterRCNN, RetinaNet
 from torchvision.models.detection.ssd import SSD, SSDFeatureExtractorVGG
 
 from adasap.errors import ModelError
+from adasap.groups.fake_model import copied
 from adasap.tasks.detection.models.detector import (
     Detections,
     Detector,
@@ -56,6 +57,18 @@ class _TorchvisionDetector(Detector):
         found: list[Detections] = super(Detector, self).forward(list(images))
         return found
 
+    def computed_by(self, raw: Callable[[Tensor], RawOutputs]) -> Detector:
+        """torchvision's own way to boxes, behind a function that computes what the heads do."""
+        changed: Any = copied(self).eval()
+        changed.backbone = _Sizes(changed.backbone, raw)
+        changed.head = _Computed(changed.backbone)
+        return changed  # type: ignore[no-any-return]
+
+    def post_processing(self) -> dict[str, Any]:
+        """torchvision's class, and the numbers by which it chooses boxes."""
+        names = ("score_thresh", "nms_thresh", "topk_candidates", "detections_per_img")
+        return {"kind": f"torchvision:{type(self).__mro__[2].__name__}"} | {name: getattr(self, name) for name in names}
+
     def _maps(self, images: Tensor) -> list[Tensor]:
         return list(self.backbone(images).values())
 
@@ -67,6 +80,39 @@ class _TorchvisionDetector(Detector):
     def backbone_tensors(self) -> dict[str, str]:
         """Those below the body of a feature pyramid."""
         return below(self, "backbone.body")
+
+
+class _Sizes(nn.Module):
+    """In the place of a backbone: maps that have its sizes and hold nothing; a function computes the heads' outputs."""
+
+    def __init__(self, backbone: nn.Module, raw: Callable[[Tensor], RawOutputs]) -> None:
+        super().__init__()
+        self.backbone, self.raw = backbone, raw
+        self.outputs: RawOutputs = {}
+        self.sizes: dict[torch.Size, list[torch.Size]] = {}
+
+    def forward(self, images: Tensor) -> dict[str, Tensor]:
+        """Maps, by number."""
+        from torch._subclasses.fake_tensor import FakeTensorMode
+
+        self.outputs = self.raw(images)
+        if images.shape not in self.sizes:
+            with FakeTensorMode(allow_non_fake_inputs=True), torch.no_grad():
+                maps = self.backbone(torch.zeros(images.shape)).values()
+            self.sizes[images.shape] = [one.shape for one in maps]
+        return {str(place): images.new_zeros(()).expand(size) for place, size in enumerate(self.sizes[images.shape])}
+
+
+class _Computed(nn.Module):
+    """In the place of heads: what was computed meanwhile."""
+
+    def __init__(self, sizes: _Sizes) -> None:
+        super().__init__()
+        self.sizes = sizes
+
+    def forward(self, maps: Sequence[Tensor]) -> RawOutputs:
+        """Raw outputs of all maps."""
+        return self.sizes.outputs
 
 
 class TracedSSD(_TorchvisionDetector, SSD):  # type: ignore[misc]  # torchvision has no types
@@ -98,6 +144,22 @@ class TracedFasterRCNN(_TorchvisionDetector, FasterRCNN):  # type: ignore[misc]
 
     rpn: Any
     roi_heads: Any
+
+    def computed_by(self, raw: Callable[[Tensor], RawOutputs]) -> Detector:
+        """Not possible.
+
+        Raises:
+            ModelError: Always.
+        """
+        raise ModelError(
+            "the traced part of Faster R-CNN pools whole maps where its box head reads the regions that its proposals "
+            "choose, so no boxes can be found in what a file of it computes; take one of adasap's SSDs, or SSD300, "
+            "SSDLite, RetinaNet or FCOS of torchvision"
+        )
+
+    def post_processing(self) -> dict[str, Any]:
+        """None."""
+        return {"kind": "none", "why": "regions are pooled in place of those that proposals choose"}
 
     def raw(self, images: Tensor) -> RawOutputs:
         """`objectness` and `proposal_deltas` by level; `class_logits` [R N, K] and `box_regression` [R N, 4 K], R the

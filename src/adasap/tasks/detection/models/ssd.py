@@ -7,13 +7,14 @@ is left; on each map a head for offsets and one for classes. Images of any size 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torchvision.models.detection.transform import GeneralizedRCNNTransform
 
 from adasap.errors import ModelError
-from adasap.tasks.detection.models.default_boxes import box_shapes, default_boxes
+from adasap.tasks.detection.models.default_boxes import BOX_CODER, box_shapes, default_boxes
 from adasap.tasks.detection.models.detector import Detections, Detector, Losses, RawOutputs, Target
 from adasap.tasks.detection.models.multibox import multibox_loss, select_detections
 from adasap.tasks.detection.models.ssd_backbones import BackboneName, ssd_backbone
@@ -33,6 +34,7 @@ class SSD(Detector):
     Attributes:
         default_boxes: float [A, 4] in pixels of that square, no part of the state.
         map_sides: Side of each map.
+        boxes_per_place: Default boxes at a place of each map.
     """
 
     default_boxes: Tensor
@@ -65,7 +67,7 @@ class SSD(Detector):
             sides.append(-(-sides[-1] // 2))
         shapes = box_shapes(len(sides), smallest_box)
         counts = shapes.num_anchors_per_location()
-        self.map_sides = tuple(sides)
+        self.map_sides, self.boxes_per_place = tuple(sides), tuple(counts)
         self.box_head = MapHead(channels, counts, 4, separable=separable)
         self.class_head = MapHead(channels, counts, num_classes, separable=separable)
         for part in (self.extras, self.box_head, self.class_head):
@@ -82,6 +84,24 @@ class SSD(Detector):
         for extra in self.extras:
             maps.append(extra(maps[-1]))
         return {"bbox_regression": self.box_head(maps), "cls_logits": self.class_head(maps)}
+
+    def post_processing(self) -> dict[str, Any]:
+        """Default boxes by map, in fractions of the image, the scales of offsets, and the numbers of suppression."""
+        shapes, start = [], 0
+        for side, count in zip(self.map_sides, self.boxes_per_place, strict=True):
+            boxes = self.default_boxes[start : start + count].double() / self.image_size
+            shapes.append([[round(number, 6) for number in size] for size in (boxes[:, 2:] - boxes[:, :2]).tolist()])
+            start += side * side * count
+        return {
+            "kind": "ssd",
+            "resize": "bilinear, to a square of image_size, after mean and std",
+            "image_size": self.image_size,
+            "map_sides": list(self.map_sides),
+            "box_sizes": shapes,
+            "offset_scales": list(BOX_CODER.weights),
+            "largest_growth": BOX_CODER.bbox_xform_clip,
+            **(select_detections.__kwdefaults__ or {}),
+        }
 
     def losses(self, images: Sequence[Tensor], targets: Sequence[Target]) -> Losses:
         """`bbox_regression` and `classification` (`multibox_loss`)."""
