@@ -1,6 +1,7 @@
 """How well latency tables predict, and what the knapsack buys at equal predicted latency.
 
     python benchmarks/latency.py                      # about 20 minutes on two quiet cores; resumes
+    python benchmarks/latency.py --part engines --engines onnxruntime openvino         # about 40 minutes more
 
 1. For ResNet-50 and MobileNet-V2 at batch 1 and 16 (224 px, float32, channels_last): measures a table, calibrates it
    on eight models, and times ten random plans that it was not made from, interleaved with the dense model. The error
@@ -10,6 +11,13 @@
    and ResNet-56, cut once by L2 and by Taylor scores (2,048 training images) to shares of their predicted latency, by
    ranking and by knapsack. Kept importance, measured latency, and accuracy on the test images after norm statistics
    are estimated anew on 2,048 training images, without fine-tuning.
+
+3. With --engines onnxruntime openvino onnxruntime-int8 openvino-int8: the same error for a table of that engine
+   (batch 1 unless --batches says another), and what a plan for half the latency gains there: chosen by L2 and the
+   knapsack from the engine's own table, from the eager table, and from its own with widths that are multiples of 8
+   and of 16. All plans take turns with the dense model in the engine.
+
+Rows are saved one by one; a row that is there is not made again. `--part` makes some parts alone.
 
 Writes results/latency.json after every step and docs/results-latency.md from it.
 """
@@ -21,6 +29,7 @@ import copy
 import json
 import statistics
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -32,10 +41,11 @@ from torch import Tensor, nn
 import adasap
 from adasap.criteria import build_criterion, score
 from adasap.criteria.gathering import collect_evidence
+from adasap.errors import BudgetError
 from adasap.groups import ChannelGroup, prunable, trace_groups
 from adasap.models import ModelSpec, open_model
 from adasap.profiling import LatencyTable
-from adasap.profiling.calibration import Bench, cut_copy, prediction_accuracy
+from adasap.profiling.calibration import Accuracy, Bench, cut_copy, prediction_accuracy
 from adasap.profiling.timing import Setting, TimingOptions
 from adasap.pruning import (
     Budget,
@@ -52,6 +62,7 @@ from adasap.sharpness import recalibrate_
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS, PAGE = ROOT / "results" / "latency.json", ROOT / "docs" / "results-latency.md"
 NETWORKS, BATCHES = ("resnet50", "mobilenet_v2"), (1, 16)
+ENGINES = ("onnxruntime", "openvino", "onnxruntime-int8", "openvino-int8")
 CIFAR, SHARES = ("cifar_resnet20", "cifar_resnet56"), (0.8, 0.65, 0.5)
 OPTIONS = TimingOptions(rounds=15, seconds=15.0)
 NUM_PLANS = 10
@@ -64,42 +75,131 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--cifar10", type=Path, help="folder with train.npz and test.npz")
     parser.add_argument("--weights", type=Path, help="folder with resnet20_cifar10.safetensors and resnet56_...")
+    parser.add_argument("--part", choices=("all", "accuracy", "selection", "engines"), default="all")
+    parser.add_argument("--networks", nargs="+", default=list(NETWORKS), help="torchvision's names")
+    parser.add_argument("--batches", nargs="+", type=int, help="of --part engines; by default 1")
+    parser.add_argument("--engines", nargs="+", choices=ENGINES, default=[])
+    parser.add_argument("--size", type=int, default=224, help="side of the images; for a trial")
+    parser.add_argument("--seconds", type=float, default=15.0, help="for each comparison of whole models")
+    parser.add_argument("--results", type=Path, default=RESULTS, help="for a trial: another file, and no page")
     parser.add_argument("--again", action="store_true", help="time the plans again, with the tables that are there")
     arguments = parser.parse_args()
     setting = Setting(threads=arguments.threads)
     arguments.tables.mkdir(parents=True, exist_ok=True)
-    results: dict[str, Any] = (
-        json.loads(RESULTS.read_text()) if RESULTS.is_file() else {"accuracy": {}, "selection": {}}
-    )
+    path, wanted = arguments.results, lambda part: arguments.part in ("all", part)
+    results: dict[str, Any] = json.loads(path.read_text()) if path.is_file() else {"accuracy": {}, "selection": {}}
     if arguments.again:
         results["accuracy"] = {}
-    results["setting"] = setting.describe()
-    for name in NETWORKS:
+    results.setdefault("setting", setting.describe())
+    for name in arguments.networks if wanted("accuracy") else ():
         for batch in BATCHES:
             if f"{name}, batch {batch}" not in results["accuracy"]:
-                results["accuracy"][f"{name}, batch {batch}"] = accuracy(name, batch, arguments.tables, setting)
-                write(results)
-    if arguments.cifar10 is not None:
+                results["setting"] = setting.describe()
+                results["accuracy"][f"{name}, batch {batch}"] = accuracy(name, batch, arguments, setting)
+                write(results, path)
+    for name in arguments.networks if wanted("engines") else ():
+        for batch in arguments.batches or (1,):
+            for engine in arguments.engines:
+                title = f"{name}, batch {batch}, {engine}"
+                if title not in results.setdefault("engines", {}):
+                    results["engines"][title] = in_engine(name, batch, engine, arguments)
+                    write(results, path)
+    if arguments.cifar10 is not None and wanted("selection"):
         for name in CIFAR:
             if name not in results["selection"]:
                 weights = arguments.weights / f"{name.removeprefix('cifar_')}_cifar10.safetensors"
                 results["selection"][name] = selection(name, weights, arguments.cifar10, arguments.tables, setting)
-                write(results)
-    write(results)
+                write(results, path)
+    write(results, path)
 
 
-def accuracy(name: str, batch: int, folder: Path, setting: Setting) -> dict[str, Any]:
-    """Table, ten random plans, and one knapsack."""
-    spec = ModelSpec(f"torchvision:{name}", input_size=(3, 224, 224))
+def opened(name: str, size: int) -> tuple[nn.Module, Tensor]:
+    """A network with random weights, and an image."""
     torch.manual_seed(0)
-    model, example = open_model(spec).eval(), torch.zeros(1, 3, 224, 224)
-    path = folder / f"{name}-{batch}.json"
-    started = time.perf_counter()
-    adasap.latency_table(model, path, setting=setting, batch=batch, seconds=15.0, num_plans=0, console=True)
-    seconds = time.perf_counter() - started
-    table, inputs = LatencyTable.from_json(path.read_text()), example.repeat(batch, 1, 1, 1)
+    spec = ModelSpec(f"torchvision:{name}", input_size=(3, size, size))
+    return open_model(spec).eval(), torch.zeros(1, 3, size, size)
+
+
+def measured_table(
+    name: str, batch: int, arguments: argparse.Namespace, setting: Setting
+) -> tuple[Path, LatencyTable, float]:
+    """The file of a network's table, the table, and the seconds that it took."""
+    runtime = f"-{setting.engine}{'-int8' * setting.int8}" if setting.engine != "torch" else ""
+    size = f"-{arguments.size}" if arguments.size != 224 else ""
+    path, started = arguments.tables / f"{name}-{batch}{size}{runtime}.json", time.perf_counter()
+    given: dict[str, Any] = {"size": arguments.size, "batch": batch, "seconds": arguments.seconds, "num_plans": 0}
+    adasap.latency_table(opened(name, arguments.size)[0], path, setting=setting, console=True, **given)
+    return path, LatencyTable.from_json(path.read_text()), time.perf_counter() - started
+
+
+def in_engine(name: str, batch: int, engine: str, arguments: argparse.Namespace) -> dict[str, Any]:
+    """The error of an engine's table, and what plans for half the latency gain in the engine."""
+    runtime, _, int8 = engine.partition("-")
+    setting = Setting(threads=arguments.threads, engine=runtime, int8=bool(int8))
+    path, table, seconds = measured_table(name, batch, arguments, setting)
+    eager, _, _ = measured_table(name, batch, arguments, Setting(threads=arguments.threads))
+    model, example = opened(name, arguments.size)
     groups = trace_groups(model, example)
-    found = prediction_accuracy(table, Bench(model, groups, inputs, setting, OPTIONS), num_plans=NUM_PLANS)
+    options = replace(OPTIONS, seconds=arguments.seconds)
+    bench = Bench(model, groups, example.repeat(batch, 1, 1, 1), setting, options)
+    found = prediction_accuracy(table, bench, num_plans=NUM_PLANS)
+    own = bench.cost(table)
+    plans = {
+        "own table": half_plan(model, groups, example, path, 1),
+        "eager table": half_plan(model, groups, example, eager, 1),
+        "own table, multiples of 8": half_plan(model, groups, example, path, 8),
+        "own table, multiples of 16": half_plan(model, groups, example, path, 16),
+    }
+    dense_ms, *measured = bench.measure_ms([{}, *(plan.widths() for plan in plans.values() if plan)])
+    times = dict(zip((title for title, plan in plans.items() if plan), measured, strict=True))
+    gains = {title: dense_ms / ms for title, ms in times.items()}
+    predicted = {title: own.dense / own.total(plan.widths()) for title, plan in plans.items() if plan}
+    print(name, engine, f"median error {statistics.median(found.errors):.1%}, worst {max(found.errors):.1%}", gains)
+    return {
+        "setting": {name: value for name, value in table.settings.items() if name != "error"},
+        "table_seconds": seconds,
+        **figures(table, found),
+        "plans_dense_ms": dense_ms,
+        "plans_ms": times,
+        "gains": gains,
+        "predicted_gains": predicted,
+    }
+
+
+def figures(table: LatencyTable, found: Accuracy) -> dict[str, Any]:
+    """Of a table, and of how its predictions agree with what was measured."""
+    return {
+        "points": sum(map(len, table.points.values())),
+        "alignment": table.alignment,
+        "scale": table.scale,
+        "call_ms": table.call_ms,
+        "dense_predicted_ms": found.dense.predicted_ms,
+        "dense_measured_ms": found.dense.measured_ms,
+        "errors": found.errors,
+    }
+
+
+def half_plan(
+    model: nn.Module, groups: tuple[ChannelGroup, ...], example: Tensor, table: Path, multiple_of: int
+) -> PruningPlan | None:
+    """The knapsack's plan for half the latency of a table by L2; None, and a line, where there is none."""
+    options = BudgetOptions(latency=0.5, latency_table=str(table))
+    budget = options.of(build_cost(options, model, groups, example))
+    try:
+        return solve_knapsack(groups, score("l2", model, groups), budget, multiple_of=multiple_of).plan
+    except BudgetError as error:
+        print(error)
+        return None
+
+
+def accuracy(name: str, batch: int, arguments: argparse.Namespace, setting: Setting) -> dict[str, Any]:
+    """Table, ten random plans, and one knapsack."""
+    model, example = opened(name, arguments.size)
+    path, table, seconds = measured_table(name, batch, arguments, setting)
+    inputs = example.repeat(batch, 1, 1, 1)
+    groups = trace_groups(model, example)
+    bench = Bench(model, groups, inputs, setting, replace(OPTIONS, seconds=arguments.seconds))
+    found = prediction_accuracy(table, bench, num_plans=NUM_PLANS)
     scores = score("l2", model, groups)
     options = BudgetOptions(latency=0.5, latency_table=str(path))
     cost = build_cost(options, model, groups, example)
@@ -109,15 +209,9 @@ def accuracy(name: str, batch: int, folder: Path, setting: Setting) -> dict[str,
     print(f"{name}, batch {batch}: median error {statistics.median(found.errors):.1%}, worst {max(found.errors):.1%}")
     return {
         "table_seconds": seconds,
-        "points": sum(map(len, table.points.values())),
-        "alignment": table.alignment,
-        "scale": table.scale,
-        "call_ms": table.call_ms,
-        "dense_predicted_ms": found.dense.predicted_ms,
-        "dense_measured_ms": found.dense.measured_ms,
+        **figures(table, found),
         "predicted_ms": [plan.predicted_ms for plan in found.plans],
         "measured_ms": [plan.measured_ms for plan in found.plans],
-        "errors": found.errors,
         "solve_seconds": solve_seconds,
         "solve_rounds": solved.rounds,
     }
@@ -202,10 +296,26 @@ def correct(model: nn.Module, data: Path) -> float:
     return right / len(labels)
 
 
-def write(results: dict[str, Any]) -> None:
+def write(results: dict[str, Any], path: Path) -> None:
     """JSON, and the page made of it."""
-    write_json(RESULTS, results)
-    write_page(PAGE, page(results))
+    write_json(path, results)
+    if path == RESULTS:
+        write_page(PAGE, page(results))
+
+
+def engines_table(found: dict[str, Any]) -> Table:
+    """Error and gains, a row for each engine."""
+    titles = ("eager table", "own table", "own table, multiples of 8", "own table, multiples of 16")
+    rows = []
+    for title, row in found.items():
+        errors, setting = row["errors"], row["setting"]
+        gains = [f"{row['gains'][name]:.2f} x" if name in row["gains"] else "none" for name in titles]
+        times = f"{row['dense_predicted_ms']:.1f} / {row['dense_measured_ms']:.1f}"
+        measures = [times, f"{100 * statistics.median(errors):.1f}", f"{100 * max(errors):.1f}", *gains]
+        where = f"{setting['processor']}, {setting['threads']} threads, {setting['engine_version']}"
+        rows.append([title, where, str(row["points"]), f"{row['table_seconds']:.0f}", *measures])
+    names = ["network, engine", "processor, version", "points", "table (s)", "dense, predicted / measured (ms)"]
+    return Table([*names, "median error (%)", "worst error (%)", *(f"half: {title}" for title in titles)], rows)
 
 
 def page(results: dict[str, Any]) -> list[str]:
@@ -253,7 +363,17 @@ def page(results: dict[str, Any]) -> list[str]:
         docs[2],
         str(accuracy_table),
         str(Table(columns, chosen)) if chosen else "",
+        *engines_parts(results),
     ]
+
+
+def engines_parts(results: dict[str, Any]) -> list[str]:
+    """The engines, if any was measured."""
+    found = results.get("engines", {})
+    if not found:
+        return []
+    made = "`python benchmarks/latency.py --part engines --engines ...` made this table."
+    return ["## Tables of runtimes", made, (__doc__ or "").split("\n\n")[3], str(engines_table(found))]
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import models_transformers
 import torch
 from torch import Tensor, nn
 
@@ -26,21 +27,27 @@ KEPT = 0.5
 LEAST_KEPT = 0.45
 LEAST_WIDTH = 0.25
 PROOF_SIZES = (64, 96, 128, 160)
-BUILD_SIZES = {"torchvision:inception_v3": 299}
+CLIPS = frozenset(f"torchvision:{name}" for name in ("r3d_18", "mc3_18", "r2plus1d_18", "s3d", "swin3d_t", "mvit_v2_s"))
+CLIP_FRAMES = 16
+BUILD_SIZES = {"torchvision:inception_v3": 299, "torchvision:ssd300_vgg16": 300, "torchvision:mvit_v2_s": 224}
 
 
 def measured(name: str) -> dict[str, Any]:
-    """Everything about one model; `outcome` is "works" or says what does not."""
+    """Everything about one model; `outcome` is "works" or says what does not.
+
+    A name may have options of its builder behind it: `timm:vit_small_patch14_dinov2 img_size=224`.
+    """
     torch.manual_seed(0)
     model = opened(name)
-    images = torch.randn(1, 3, *[input_size(name, model)] * 2)
+    images = example_of(name, model)
     materialised = materialise_weights_(model, images)
     row: dict[str, Any] = {"image_size": images.shape[-1], "materialised": len(materialised)}
-    start = time.perf_counter()
+    start = time.process_time()
     groups = trace_groups(model, images)
-    row["trace_s"] = time.perf_counter() - start
+    row["trace_cpu_s"] = time.process_time() - start
     row |= {"groups": len(groups), "prunable_groups": len(prunable(groups)), "frozen": frozen_because(groups)}
     row["prunable_share"] = prunable_share(model, groups)
+    row["inexact_share"] = inexact_share(model, groups, images)
     row["macs_reachable"] = reachable(model, groups, images)
     try:
         plan = half_plan(model, groups, images)
@@ -55,7 +62,15 @@ def measured(name: str) -> dict[str, Any]:
 
 def opened(name: str, **options: Any) -> nn.Module:
     """The model of that name, in evaluation mode."""
-    return open_model(ModelSpec(name, options)).eval()
+    builder, *given = name.split()
+    family, _, inner = builder.partition(":")
+    if family == "transformers":
+        return open_model(ModelSpec(builder, options), builder=partial(models_transformers.build, inner)).eval()
+    return open_model(ModelSpec(builder, {**_options(given), **options})).eval()
+
+
+def _options(given: Sequence[str]) -> dict[str, Any]:
+    return {key: int(value) for key, _, value in (text.partition("=") for text in given)}
 
 
 def plain(name: str, images: Tensor, **options: Any) -> nn.Module:
@@ -65,10 +80,41 @@ def plain(name: str, images: Tensor, **options: Any) -> nn.Module:
     return model
 
 
-def input_size(name: str, model: nn.Module) -> int:
-    """The side of the image that the model was made for."""
+def example_of(name: str, model: nn.Module) -> Tensor:
+    """One image or clip: of the smallest of a few sizes that the model takes, or of the size it was made for."""
+    family, _, inner = name.partition(":")
+    if family == "transformers":
+        size = models_transformers.image_size(inner, model)
+        clip = models_transformers.frames(model)
+        return torch.randn(1, *((clip, 3) if clip else (3,)), size, size)
     own = getattr(model, "default_cfg", None) or {}
-    return int(BUILD_SIZES.get(name) or own.get("input_size", (3, 224, 224))[-1])
+    told = _options(name.split()[1:]).get("img_size") or BUILD_SIZES.get(name)
+    made_for = told or int(own.get("input_size", (3, 224, 224))[-1])
+    lead = (1, 3, CLIP_FRAMES) if name in CLIPS else (1, 3)
+    for size in (128, 160, 192):
+        images = torch.randn(*lead, size, size)
+        if size < made_for and not told and _runs(model, images):
+            return images
+    return torch.randn(*lead, made_for, made_for)
+
+
+def _runs(model: nn.Module, images: Tensor) -> bool:
+    trial = copy.deepcopy(model)
+    try:
+        with torch.no_grad():
+            for training in (True, False):
+                trial.train(training)(torch.cat([images, images]))
+    except (RuntimeError, AssertionError, ValueError):
+        return False
+    return True
+
+
+def inexact_share(model: nn.Module, groups: Sequence[ChannelGroup], images: Tensor) -> float:
+    """`prunable_share` with the groups under a norm over their channels."""
+    mixed = ("normalises over", "mixes the channels")
+    if not any(word in reason for group in groups for reason in group.frozen for word in mixed):
+        return prunable_share(model, groups)
+    return prunable_share(model, trace_groups(model, images, allow_inexact=True))
 
 
 def prunable_share(model: nn.Module, groups: Sequence[ChannelGroup]) -> float:
@@ -116,14 +162,14 @@ def proof_problems(
 ) -> list[str]:
     """Masked = cut on the smallest image that the model takes; the groups that lose nothing are not part of it."""
     inputs = smallest_inputs(model, images)
-    start = time.perf_counter()
+    start = time.process_time()
     proofs = [check_cut(model, groups, plan.kept, inputs)]
     if proofs[0].unproven:  # behind a ReLU all units that a control exchanges may be off: draw again
         proofs += [check_cut(model, groups, plan.kept, inputs, seed=seed) for seed in (1, 2)]
     control = {name: max(proof.control[name] for proof in proofs) for name in proofs[0].control}
     row |= {
         "proof_size": inputs.shape[-1],
-        "proof_s": time.perf_counter() - start,
+        "proof_cpu_s": time.process_time() - start,
         "proof_error": max(proof.relative_error for proof in proofs),
         "proof_draws": len(proofs),
         "controlled_groups": len(control),
@@ -137,16 +183,10 @@ def proof_problems(
 
 def smallest_inputs(model: nn.Module, images: Tensor) -> Tensor:
     """Two images of the smallest of a few sizes at which forward works in both modes."""
-    trial = copy.deepcopy(model)
-    for size in (*PROOF_SIZES, images.shape[-1]):
-        inputs = torch.zeros(2, 3, size, size)
-        try:
-            with torch.no_grad():
-                for training in (True, False):
-                    trial.train(training)(inputs)
-        except (RuntimeError, AssertionError, ValueError):
-            continue
-        return inputs
+    for size in PROOF_SIZES:
+        inputs = torch.zeros(1, *images.shape[1:-2], size, size)
+        if size < images.shape[-1] and _runs(model, inputs):
+            return torch.cat([inputs, inputs])
     return torch.zeros(2, *images.shape[1:])
 
 
@@ -170,17 +210,20 @@ def use_problems(
     if not LEAST_KEPT <= row["macs_kept"] <= KEPT:
         problems.append(f"MACs kept {row['macs_kept']:.3f}")
     expected = evaluated(cut, images)
+    spec = ModelSpec(name.split()[0], _options(name.split()[1:]))
+    own = row["materialised"] or name.startswith("transformers:")
 
     def saved_and_loaded() -> str:
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "cut.safetensors"
-            save(path, cut, spec=ModelSpec(name), plan=plan, groups=groups)
-            again = load(path, builder=partial(plain, name, images) if row["materialised"] else None)
-        return "works" if torch.equal(evaluated(again, images), expected) else "gives other outputs"
+            save(path, cut, spec=spec, plan=plan, groups=groups)
+            again = load(path, builder=partial(plain, name.split()[0], images) if own else None)
+        return "works" if all(map(torch.equal, evaluated(again, images), expected)) else "gives other outputs"
 
     def exported() -> str:
-        outputs = torch.export.export(cut.eval(), (images,)).module()(images)
-        return "works" if torch.allclose(outputs, expected, rtol=1e-4, atol=1e-5) else "gives other outputs"
+        outputs = tensors_of(torch.export.export(cut.eval(), (images,)).module()(images))
+        same = partial(torch.allclose, rtol=1e-4, atol=1e-5)
+        return "works" if all(map(same, outputs, expected)) else "gives other outputs"
 
     steps = {"backward": partial(run_backward, cut, images), "file": saved_and_loaded, "export": exported}
     row["uses"] = {what: tried(step) for what, step in steps.items()}
@@ -201,13 +244,17 @@ def run_backward(model: nn.Module, images: Tensor) -> str:
     trial = copy.deepcopy(model)
     for training in (True, False):
         outputs = trial.train(training)(torch.cat([images, images.flip(-1)]))
-        leaves = [leaf for leaf in torch.utils._pytree.tree_leaves(outputs) if isinstance(leaf, Tensor)]
-        torch.stack([leaf.square().mean() for leaf in leaves]).sum().backward()
+        torch.stack([leaf.square().mean() for leaf in tensors_of(outputs) if leaf.requires_grad]).sum().backward()
     return "works"
 
 
-def evaluated(model: nn.Module, images: Tensor) -> Tensor:
-    """The output in evaluation mode."""
+def evaluated(model: nn.Module, images: Tensor) -> list[Tensor]:
+    """The outputs in evaluation mode."""
     with torch.no_grad():
-        output: Tensor = model.eval()(images)
-    return output
+        return tensors_of(model.eval()(images))
+
+
+def tensors_of(outputs: Any) -> list[Tensor]:
+    """All tensors of floating point that a model returns, in order."""
+    leaves = torch.utils._pytree.tree_leaves(outputs)
+    return [leaf for leaf in leaves if isinstance(leaf, Tensor) and leaf.is_floating_point()]

@@ -12,18 +12,31 @@ HEAD = """\
 
 `python benchmarks/models.py` writes this page from results/models.json; nothing here is written by hand.
 
-**{works} of {count} models work; the best peer's quick-start call works on {peer_works} of them.**
+**{works} of {count} models work; the best peer's quick-start call works on {peer_works} of the {peer_count} that it was
+tried on.**{left}
 
 *Works* means: `trace_groups` follows the model; `select_channels` by L2 keeps 0.45 to 0.50 of the multiply-accumulates
 with every group at a quarter of its width or more; `check_cut` proves masked = cut in float64 on re-drawn parameters
 (relative error at most 1e-9) and every group's wrong cut moves the output by more than 1e-4; the cut model runs forward
 and backward in training and evaluation mode; `adasap.save` and `adasap.load` give the same model; `torch.export` takes
-it. Weights are random, images {sizes} pixels wide. *Share* is that of the parameters' entries that go with some
-channel of a prunable group. *Trace* is in seconds on {threads} thread(s) ({machine}, torch {torch}), in a run shared
-with other work. Groups that are outputs of the model always stay and are not listed.
+it. Weights are random, images {sizes} pixels wide, clips of 4 to 16 such images.
 
-| model | outcome | share | MACs kept | parameters kept | groups (free) | trace (s) | error | control | peer |
-|---|---|---|---|---|---|---|---|---|---|
+- *Exact*: the share of the parameters' entries that go with some channel of a prunable group. *Inexact*: the same with
+  `allow_inexact=True`, which adds the channels under a norm over them, such as embedding widths.
+- *Error* is that of masked = cut, *control* the least change of the output by a wrong cut of one group. A control of 0
+  would prove nothing, and is written *not proven*.
+- *Trace* is in seconds of processor time on one thread ({machine}, torch {torch}), on a machine with other work. Rows
+  with * are of an earlier version and larger images, in seconds by the clock on two threads.
+- Groups that are outputs of the model always stay and are not listed.
+- `transformers:` models are made from small configurations (benchmarks/models_transformers.py), with all parts of the
+  published ones.
+"""
+
+FAMILY = """
+## {family}
+
+| model | outcome | exact | inexact | MACs kept | parameters kept | groups (free) | trace (s) | error | control | peer |
+|---|---|---|---|---|---|---|---|---|---|---|
 """
 
 FROZEN = """
@@ -46,39 +59,60 @@ NOTES = """
 """
 
 
-def document(results: Mapping[str, Any], names: Sequence[str], peer: Mapping[str, Any]) -> str:
+def document(results: Mapping[str, Any], families: Mapping[str, Sequence[str]], peer: Mapping[str, Any]) -> str:
     """The whole page; models without a row yet are left out."""
+    names = [name for family in families.values() for name in family]
     rows = {name: results["models"][name] for name in names if name in results["models"]}
-    machine = results["machine"]
+    peers, machine = {name: peer["models"][name] for name in rows if name in peer["models"]}, results["machine"]
     head = HEAD.format(
         works=sum(row["outcome"] == "works" for row in rows.values()),
         count=len(rows),
-        peer_works=sum(peer["models"].get(name, {}).get("outcome") == "works" for name in rows),
+        peer_works=sum(row["outcome"] == "works" for row in peers.values()),
+        peer_count=len(peers),
+        left=f" {len(names) - len(rows)} more of benchmarks/models.txt are not measured yet."
+        if len(names) > len(rows)
+        else "",
         sizes=" or ".join(
             str(size) for size in sorted({row["image_size"] for row in rows.values() if "image_size" in row})
         ),
-        **{key: machine[key] for key in ("threads", "machine", "torch")},
+        **{key: machine[key] for key in ("machine", "torch")},
     )
-    lines = [_line(name, row, peer["models"].get(name, {})) for name, row in rows.items()]
+    tables = [
+        FAMILY.format(family=family) + "".join(f"{_line(name, rows[name], peers.get(name, {}))}\n" for name in listed)
+        for family, members in families.items()
+        if (listed := [name for name in members if name in rows])
+    ]
     frozen = [_frozen_line(name, row["frozen"]) for name, row in rows.items() if row.get("frozen")]
     notes = NOTES.format(peer_about=peer["about"], materialised=_materialised(rows))
-    return head + "\n".join(lines) + "\n" + FROZEN + "\n".join(frozen) + "\n" + notes
+    return head + "".join(tables) + FROZEN + "\n".join(frozen) + "\n" + notes
 
 
 def _line(name: str, row: Mapping[str, Any], peer: Mapping[str, Any]) -> str:
+    seconds = _number(row.get("trace_cpu_s", row.get("trace_s")), ".1f")
     cells = [
         name,
         _shortened(row["outcome"], 160),
         _number(row.get("prunable_share"), ".3f"),
+        _number(row.get("inexact_share"), ".3f"),
         _number(row.get("macs_kept"), ".3f"),
         _number(row.get("parameters_kept"), ".3f"),
         f"{row['groups']} ({row['prunable_groups']})" if "groups" in row else "",
-        _number(row.get("trace_s"), ".1f"),
+        seconds if "trace_cpu_s" in row or not seconds else f"{seconds} *",
         _number(row.get("proof_error"), ".0e"),
-        _number(row.get("smallest_control"), ".0e"),
+        _control(row.get("smallest_control")),
         _shortened(peer.get("outcome", "not measured"), 60),
     ]
     return f"| {' | '.join(cells)} |"
+
+
+def _control(value: float | None) -> str:
+    """A control that shows nothing is no number.
+
+    Example:
+        >>> _control(0.0), _control(0.02)
+        ('not proven', '2e-02')
+    """
+    return "not proven" if value is not None and value <= 1e-4 else _number(value, ".0e")
 
 
 def _frozen_line(name: str, reasons: Mapping[str, Sequence[str]]) -> str:

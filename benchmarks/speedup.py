@@ -1,6 +1,6 @@
-"""How much faster a pruned model runs: eager, channels_last, compiled, onnxruntime; batch 1 and 16.
+"""How much faster a pruned model runs, in PyTorch and in runtimes, in float and in 8 bits; batch 1 and 16.
 
-    python benchmarks/speedup.py                      # about half an hour on two quiet cores; resumes model by model
+    python benchmarks/speedup.py                      # about 90 minutes on two quiet cores; resumes engine by engine
 
 Contenders, torchvision architectures with random weights (speed does not depend on them), 224 px, float32:
 
@@ -9,10 +9,14 @@ Contenders, torchvision architectures with random weights (speed does not depend
   ours at the same MACs, uniform ranking by L2 as the peer's
   ours at the same MACs, the knapsack's widths
   ours at half the latency that a table of the dense model's layers predicts (eager, channels_last, at the same batch)
+  ours at half the latency of onnxruntime's own table, at the same batch, widths that are multiples of 8
 
 All of a model's contenders take turns in one run, engine by engine; the ratio is dense time / pruned time, by medians.
+INT8 of all contenders is post-training, per channel, by random images (speed does not depend on the scales), with the
+settings of `adasap export --int8` for this processor; its ratios are to the dense float file of the same runtime, which
+takes its turns with them.
 
-Writes results/speedup.json after every model and docs/results-speedup.md from it.
+Writes results/speedup.json after every engine and docs/results-speedup.md from it.
 """
 
 from __future__ import annotations
@@ -21,8 +25,8 @@ import argparse
 import importlib.metadata
 import json
 import statistics
-import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +37,8 @@ from files import write_json, write_page
 from torch import Tensor, nn
 
 import adasap
-from adasap.export import export_model
+from adasap.errors import BudgetError
+from adasap.processor import saturates_int8
 from adasap.profiling.timing import Setting, time_models_ms
 from adasap.pruning import MACs
 from adasap.report import Table
@@ -42,47 +47,69 @@ ROOT = Path(__file__).resolve().parents[1]
 RESULTS, PAGE = ROOT / "results" / "speedup.json", ROOT / "docs" / "results-speedup.md"
 MODELS, BATCHES = ("resnet50", "mobilenet_v2", "convnext_tiny"), (1, 16)
 MULTIPLE = 16
-ENGINES = ("eager", "channels_last", "compiled", "onnxruntime")
+ENGINES = {
+    "eager": {"channels_last": False},
+    "channels_last": {},
+    "compiled": {"compiled": True},
+    "onnxruntime": {"engine": "onnxruntime"},
+    "onnxruntime INT8": {"engine": "onnxruntime", "int8": True},
+    "openvino": {"engine": "openvino"},
+    "openvino INT8": {"engine": "openvino", "int8": True},
+}
+"""Column -> setting."""
+FLOAT = "dense, float"
+RUNTIME_TITLE = "ours, half the latency in onnxruntime"
 Run = Callable[[Tensor], Any]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--models", nargs="+", choices=MODELS, default=list(MODELS))
+    parser.add_argument("--models", nargs="+", default=list(MODELS), help="torchvision's names")
+    parser.add_argument("--batches", nargs="+", type=int, default=list(BATCHES))
+    parser.add_argument("--engines", nargs="+", choices=ENGINES, default=list(ENGINES))
+    parser.add_argument("--size", type=int, default=224, help="side of the images; for a trial")
+    parser.add_argument("--seconds", type=float, default=5.0, help="for each comparison")
+    parser.add_argument("--results", type=Path, default=RESULTS, help="for a trial: another file, and no page")
+    parser.add_argument("--again", action="store_true", help="measure what is there, too")
     parser.add_argument("--tables", type=Path, default=Path("runs/latency"), help="folder of the latency tables")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--rounds", type=int, default=12)
     arguments = parser.parse_args()
     arguments.tables.mkdir(parents=True, exist_ok=True)
-    results: dict[str, Any] = json.loads(RESULTS.read_text()) if RESULTS.is_file() else {"models": {}}
-    results["setting"] = Setting(threads=arguments.threads).describe()
-    packages = ("torch-pruning", "onnxruntime", "torchvision")
+    path = arguments.results
+    results: dict[str, Any] = json.loads(path.read_text()) if path.is_file() else {"models": {}}
+    results["setting"] = Setting(threads=arguments.threads).describe() | {"int8_saturates": saturates_int8()}
+    packages = ("torch-pruning", "onnxruntime", "openvino", "nncf", "torchvision")
     results["versions"] = {name: importlib.metadata.version(name) for name in packages}
     for name in arguments.models:
-        for batch in BATCHES:
-            title = f"{name}, batch {batch}"
-            if title not in results["models"]:
-                results["models"][title] = compare(name, batch, arguments)
-                write(results)
-    write(results)
+        for batch in arguments.batches:
+            found = results["models"].setdefault(f"{name}, batch {batch}", {"macs": {}, "ms": {}})
+            todo = [engine for engine in arguments.engines if arguments.again or engine not in found["ms"]]
+            if todo:
+                for _ in compare(found, name, batch, todo, arguments):
+                    write(results, path)
+    write(results, path)
 
 
-def compare(name: str, batch: int, arguments: argparse.Namespace) -> dict[str, Any]:
-    """Milliseconds of all contenders under all engines."""
+def compare(
+    found: dict[str, Any], name: str, batch: int, engines: list[str], arguments: argparse.Namespace
+) -> Iterator[str]:
+    """Fills in milliseconds of all contenders under these engines, one after the other."""
     models = contenders(name, batch, arguments)
-    example = torch.randn(1, 3, 224, 224)
-    found: dict[str, Any] = {"macs": {t: int(MACs(m, (), example).dense) for t, m in models.items()}, "ms": {}}
-    for engine in ENGINES:
+    example = torch.randn(1, 3, arguments.size, arguments.size)
+    found["macs"] |= {title: int(MACs(model, (), example).dense) for title, model in models.items()}
+    for engine in engines:
         times = measured(engine, models, example, batch, arguments)
         found["ms"][engine] = {title: statistics.median(values) for title, values in times.items()}
         print(name, f"batch {batch}", engine, {t: round(ms, 1) for t, ms in found["ms"][engine].items()}, flush=True)
-    return found
+        yield engine
 
 
 def contenders(name: str, batch: int, arguments: argparse.Namespace) -> dict[str, nn.Module]:
     """Dense and pruned; what cannot be made is left out and printed."""
     torch.manual_seed(0)
-    dense, example = getattr(torchvision.models, name)().eval(), torch.randn(1, 3, 224, 224)
+    dense, size = getattr(torchvision.models, name)().eval(), arguments.size
+    example = torch.randn(1, 3, size, size)
     models = {"dense": dense}
     whole = MACs(dense, (), example).dense
     share = 0.5
@@ -96,11 +123,19 @@ def contenders(name: str, batch: int, arguments: argparse.Namespace) -> dict[str
     models["ours, same MACs"] = same.model
     solved = adasap.prune(dense, example, "l2", budget, selection="knapsack", multiple_of=MULTIPLE, min_kept=0.25)
     models["ours, same MACs, knapsack"] = solved.model
-    path = arguments.tables / f"{name}-{batch}.json"
-    setting = Setting(threads=arguments.threads)
-    adasap.latency_table(dense, path, setting=setting, size=224, batch=batch, seconds=10.0, num_plans=0, console=True)
-    half = {"latency": 0.5, "latency_table": str(path)}
-    models["ours, half the latency"] = adasap.prune(dense, example, "l2", half, selection="knapsack").model
+    for engine, multiple, title in (("torch", 1, "ours, half the latency"), ("onnxruntime", 8, RUNTIME_TITLE)):
+        suffix = f"{f'-{size}' if size != 224 else ''}{f'-{engine}' if engine != 'torch' else ''}"
+        path = arguments.tables / f"{name}-{batch}{suffix}.json"
+        setting = Setting(threads=arguments.threads, engine=engine)
+        given: dict[str, Any] = {"size": size, "batch": batch, "seconds": 2 * arguments.seconds, "num_plans": 0}
+        adasap.latency_table(dense, path, setting=setting, console=True, **given)
+        half = {"latency": 0.5, "latency_table": str(path)}
+        try:
+            cut = adasap.prune(dense, example, "l2", half, selection="knapsack", multiple_of=multiple)
+        except BudgetError as error:  # that a table leaves no plan is a result, too
+            print(f"{title}: {error}")
+        else:
+            models[title] = cut.model
     return models
 
 
@@ -123,34 +158,20 @@ def measured(
     engine: str, models: dict[str, nn.Module], example: Tensor, batch: int, arguments: argparse.Namespace
 ) -> dict[str, list[float]]:
     """Interleaved times of one engine."""
-    compiled, channels_last = engine == "compiled", engine in ("channels_last", "compiled")
-    setting = Setting(threads=arguments.threads, channels_last=channels_last, compiled=compiled)
+    setting = Setting(threads=arguments.threads, **ENGINES[engine])
     images = setting.batch(example, batch)
-    if engine == "onnxruntime":
-        with tempfile.TemporaryDirectory() as folder:
-            runs = {title: onnx_run(m, example, Path(folder), arguments.threads) for title, m in models.items()}
-            return time_models_ms(runs, images, rounds=arguments.rounds, seconds=5.0)
-    placed: dict[str, Run] = {title: setting.place(model) for title, model in models.items()}
     with setting.applied():
-        return time_models_ms(placed, images, rounds=arguments.rounds, seconds=5.0)
+        placed: dict[str, Run] = {title: setting.ready(model, images) for title, model in models.items()}
+        if setting.int8:
+            placed[FLOAT] = replace(setting, int8=False).ready(models["dense"], images)
+        return time_models_ms(placed, images, rounds=arguments.rounds, seconds=arguments.seconds)
 
 
-def onnx_run(model: nn.Module, example: Tensor, folder: Path, threads: int) -> Run:
-    import onnxruntime
-
-    path = folder / "model.onnx"
-    export_model(model, example, path, to="onnx")
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
-    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    name = session.get_inputs()[0].name
-    return lambda images: session.run(None, {name: images.numpy()})
-
-
-def write(results: dict[str, Any]) -> None:
+def write(results: dict[str, Any], path: Path) -> None:
     """JSON, and the page made of it."""
-    write_json(RESULTS, results)
-    write_page(PAGE, page(results))
+    write_json(path, results)
+    if path == RESULTS:
+        write_page(PAGE, page(results))
 
 
 def page(results: dict[str, Any]) -> list[str]:
@@ -158,14 +179,9 @@ def page(results: dict[str, Any]) -> list[str]:
     rows = []
     for model, found in results["models"].items():
         for title, macs in found["macs"].items():
-            times = [found["ms"][engine] for engine in ENGINES]
             share = macs / found["macs"]["dense"]
-            row = [model, title, f"{share:.3f}"]
-            if title == "dense":
-                row += [f"{ms['dense']:.1f} ms" for ms in times]
-            else:
-                row += [f"{ms['dense'] / ms[title]:.2f} x" for ms in times]
-            rows.append(row)
+            cells = [cell(found["ms"].get(engine, {}), title) for engine in ENGINES]
+            rows.append([model, title, f"{share:.3f}", *cells])
     versions = ", ".join(f"{name} {value}" for name, value in {**results["setting"], **results["versions"]}.items())
     docs = (__doc__ or "").split("\n\n")
     return [
@@ -175,8 +191,42 @@ def page(results: dict[str, Any]) -> list[str]:
         "- " + docs[3].strip().replace("\n  ", "\n- "),
         docs[4],
         str(Table(["model", "contender", "share of MACs", *ENGINES], rows)),
+        int8_note(results),
         note(results),
     ]
+
+
+def cell(ms: dict[str, float], title: str) -> str:
+    """Milliseconds of the dense model, ratios of the others; of INT8 always the ratio to the dense float file."""
+    if title not in ms:
+        return ""
+    if FLOAT in ms:
+        return f"{ms[FLOAT] / ms[title]:.2f} x"
+    return f"{ms['dense']:.1f} ms" if title == "dense" else f"{ms['dense'] / ms[title]:.2f} x"
+
+
+def int8_note(results: dict[str, Any]) -> str:
+    """Pruned and INT8 against the dense float model, each in the runtime that is best for it."""
+    lines = []
+    for model, found in results["models"].items():
+        floats = {engine: ms["dense"] for engine, ms in found["ms"].items() if "INT8" not in engine}
+        pruned = {
+            (title, engine): ms[title]
+            for engine, ms in found["ms"].items()
+            if "INT8" in engine
+            for title in ms
+            if title.startswith("ours")
+        }
+        if floats and pruned:
+            (title, engine), best = min(pruned.items(), key=lambda pair: pair[1])
+            dense, least = min(floats.items(), key=lambda pair: pair[1])
+            lines.append(f"- {model}: {least / best:.2f} x ({title}, {engine}: {best:.1f} ms; {dense}: {least:.1f} ms)")
+    if not lines:
+        return ""
+    vnni = "without VNNI" if results["setting"].get("int8_saturates") else "with VNNI"
+    where = f"{results['setting']['processor']} ({vnni})"
+    head = f"Pruned and INT8 against the dense float model, each in its best engine, on {where}:"
+    return "\n".join([head, "", *lines])
 
 
 def note(results: dict[str, Any]) -> str:
@@ -185,8 +235,9 @@ def note(results: dict[str, Any]) -> str:
         f"{model}, {title}, {engine} ({found['ms'][engine]['dense'] / ms:.2f} x)"
         for model, found in results["models"].items()
         for engine in ENGINES
+        if engine in found["ms"]
         for title, ms in found["ms"][engine].items()
-        if title != "dense" and found["ms"][engine]["dense"] < 1.1 * ms
+        if title not in ("dense", FLOAT) and found["ms"][engine]["dense"] < 1.1 * ms
     ]
     if not slow:
         return "Every pruned model is at least 1.1 times faster than the dense one under every engine."
