@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from crashes import Memory, Slim, place, stacks_go_to
+from crashes import Memory, Slim, place, stacks_go_there_again, stacks_go_to
 
 SHARED = Path(__file__).parents[2] / "shared" / "data"
 
@@ -30,6 +30,12 @@ def pytest_configure() -> None:
     gc.set_threshold(50_000, 20, 20)
     if IS_WORKER:
         stacks_go_to(place(os.environ["PYTEST_XDIST_WORKER"], os.environ["PYTEST_XDIST_TESTRUNUID"]))
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup() -> None:
+    """Whatever the last test did, the next one's death is explained."""
+    stacks_go_there_again()
 
 
 @pytest.hookimpl(trylast=True)

@@ -28,7 +28,13 @@ def place(worker: str, run: str) -> Path:
 def stacks_go_to(path: Path) -> None:
     """From now on this process writes where all of its threads stand when a signal ends it."""
     _open.append(path.open("w"))
-    faulthandler.enable(_open[-1])
+    stacks_go_there_again()
+
+
+def stacks_go_there_again() -> None:
+    """Ray and others, once started in this process, send them to stderr, which nobody reads."""
+    if _open:
+        faulthandler.enable(_open[-1])
 
 
 class Memory:
