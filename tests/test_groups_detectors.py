@@ -225,7 +225,7 @@ class Chancy(nn.Module):
     def forward(self, x: Tensor) -> list[Tensor]:
         x = self.second(self.first(x).relu())
         if self.how == "function":
-            x = F.dropout(x, 0.5, self.training)
+            x = torch.dropout(F.dropout(x, 0.5, self.training), 0.5, self.training)
         elif self.how == "attention":
             x = F.scaled_dot_product_attention(x, x, x, dropout_p=0.5 * self.training)
         else:

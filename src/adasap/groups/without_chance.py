@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import torch
 from torch import nn
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
@@ -19,6 +20,10 @@ DROPOUTS = (
     functional.dropout3d,
     functional.alpha_dropout,
     functional.feature_alpha_dropout,
+    torch.dropout,
+    torch.alpha_dropout,
+    torch.feature_dropout,
+    torch.feature_alpha_dropout,
 )
 PLACE_OF_RATE = 4
 """Of dropout, among the arguments of attention."""
