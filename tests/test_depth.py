@@ -17,6 +17,8 @@ from torch.optim.swa_utils import AveragedModel
 import adasap
 from adasap.errors import ArgumentError, BudgetError, PlanError, RecipeError
 from adasap.experiments.compress import open_data, open_task
+from adasap.experiments.list_groups import list_groups
+from adasap.experiments.name_models import open_any
 from adasap.experiments.recipe import parse_recipe
 from adasap.export import export_model
 from adasap.groups.past import Groups
@@ -63,6 +65,22 @@ def harmless(model: CifarResNet, *names: str) -> CifarResNet:
         nn.init.normal_(model.get_submodule(f"{name}.conv1").weight, std=3.0)
     adasap.recalibrate_(model, images())
     return model
+
+
+def test_branches_are_listed_with_what_goes_with_them() -> None:
+    model = net()
+    *_, table, sentence = list_groups(open_any(model, size=16), depth=True).parts()
+    assert [row[:2] for row in table.rows] == [
+        [name, name] for name in ("layer1.0", "layer1.1", "layer2.1", "layer3.1")
+    ]
+    assert sentence.startswith("4 residual branches can go")
+    groups = adasap.trace_groups(model, IMAGES, depth=True)
+    plan = PruningPlan.of(groups, {}, {"layer2.1": "input"})
+    dense = [Parameters(model, groups).dense, MACs(model, groups, IMAGES).dense]
+    left = apply_plan_(model, groups, plan)
+    costs = (Parameters(model, left), MACs(model, left, IMAGES))
+    shares = [1 - cost.dense / whole for cost, whole in zip(costs, dense, strict=True)]
+    assert table.rows[2][2:] == [f"{share:.1%}" for share in shares]
 
 
 def test_a_plan_with_branches_survives_json_and_adds_up() -> None:

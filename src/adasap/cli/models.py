@@ -121,11 +121,12 @@ def groups(
     named: Named,
     keep: Annotated[list[str] | None, Option(help=text.KEEP)] = None,
     allow_inexact: Annotated[bool, Option("--allow-inexact", help=text.ALLOW_INEXACT)] = False,
+    depth: Annotated[bool, Option("--depth", help=text.DEPTH)] = False,
 ) -> None:
     """List the channel groups of a model."""
     from adasap.experiments.list_groups import list_groups
 
-    found = list_groups(named(model), keep=listed(keep) or (), allow_inexact=allow_inexact)
+    found = list_groups(named(model), keep=listed(keep) or (), allow_inexact=allow_inexact, depth=depth)
     print_parts(open_console(), found.parts())
 
 

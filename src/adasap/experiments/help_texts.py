@@ -42,6 +42,7 @@ TO = f"{', '.join(TARGETS)}, or one of your own: for onnxruntime, OpenVINO, Exec
 KEEP = "Patterns of modules whose channels stay: a list with commas, or repeated."
 TABLE_INEXACT = "Let the table know widths under norms, too, for budgets that may cut these."
 ALLOW_INEXACT = "Cut channels under a norm or mean over them, too; what is not exact is marked."
+DEPTH = "List the residual branches that can be taken out whole, too."
 BATCH_EXPORT = "The one batch size the file takes; ExecuTorch's always take one, by default 1."
 BUDGET = "What may be left: macs=0.5, parameters=1000000, size_mb=2, latency=0.5,latency_table=FILE; and depth=true."
 DATA_PRUNE = "Images for what looks at some, and for scores before and after: a folder, or KIND:PATH."

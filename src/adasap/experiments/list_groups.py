@@ -7,7 +7,10 @@ from dataclasses import dataclass
 
 from adasap.experiments.name_models import AnyModel, OpenedModel, open_any
 from adasap.groups import ChannelGroup, prunable, trace_groups
+from adasap.groups.past import branches_of
+from adasap.groups.stand_ins import Branch
 from adasap.pruning import MACs, Parameters
+from adasap.pruning.plan import absent
 from adasap.report import Shown, Table
 
 _MOST_NAMES = 4
@@ -21,7 +24,7 @@ class ListedGroups(Shown):
     opened: OpenedModel
 
     def parts(self) -> Iterator[Table | str]:
-        """A row for each group, then sums."""
+        """A row for each group, then sums; then the branches that can go whole, if they were looked for."""
         rows = [[g.name, str(g.num_channels), _touched(g), _why_whole(g)] for g in self.groups]
         heading = "frozen because"
         if any(group.inexact for group in self.groups):
@@ -35,6 +38,21 @@ class ListedGroups(Shown):
             f"{parameters.dense:,.0f} parameters, {macs.dense:,.0f} MACs at {self.opened.input_size[-1]} px; "
             f"with one channel per group {parameters.total({g.name: 1 for g in free}):,.0f} parameters would be left."
         )
+        if branches := branches_of(self.groups):
+            rows = [[b.name, _replaced(b), *(_saved(cost, b) for cost in (parameters, macs))] for b in branches]
+            yield Table(["residual branch", "modules it replaces", "parameters", "MACs"], rows, left=(0, 1))
+            yield f"{len(branches)} residual branches can go by a budget with depth: true; shares are of the whole model."
+
+
+def _replaced(branch: Branch) -> str:
+    names = list(branch.modules)
+    more = f" and {len(names) - _MOST_NAMES} more" if len(names) > _MOST_NAMES else ""
+    return ", ".join(names[:_MOST_NAMES]) + more
+
+
+def _saved(cost: Parameters | MACs, branch: Branch) -> str:
+    """What goes with a branch, of the whole."""
+    return f"{1 - cost.total(absent(branch.modules)) / cost.dense:.1%}"
 
 
 def _not_exact(group: ChannelGroup) -> str:
@@ -56,14 +74,19 @@ def _why_whole(group: ChannelGroup) -> str:
     return "; ".join(group.frozen)
 
 
-def list_groups(model: AnyModel, *, keep: Sequence[str] = (), allow_inexact: bool = False) -> ListedGroups:
+def list_groups(
+    model: AnyModel, *, keep: Sequence[str] = (), allow_inexact: bool = False, depth: bool = False
+) -> ListedGroups:
     """The channel groups of a model, opened as in `adasap.evaluate` (`adasap.trace_groups`).
 
     Args:
         model: A module, a `ModelSpec`, a builder's name, a model file or a recipe.
         keep: Patterns of modules whose channels stay.
         allow_inexact: Whether channels under a norm or mean over them may go, which is then marked.
+        depth: Whether the residual branches that can go whole are looked for, too.
     """
     opened = open_any(model)
-    groups = trace_groups(opened.model, opened.example_inputs, keep=tuple(keep), allow_inexact=allow_inexact)
+    groups = trace_groups(
+        opened.model, opened.example_inputs, keep=tuple(keep), allow_inexact=allow_inexact, depth=depth
+    )
     return ListedGroups(groups, opened)
