@@ -41,7 +41,7 @@ class ListedGroups(Shown):
         if branches := branches_of(self.groups):
             rows = [[b.name, _replaced(b), *(_saved(cost, b) for cost in (parameters, macs))] for b in branches]
             yield Table(["residual branch", "modules it replaces", "parameters", "MACs"], rows, left=(0, 1))
-            yield f"{len(branches)} residual branches can go by a budget with depth: true; shares are of the whole model."
+            yield f"{len(branches)} residual branches can go under a budget with depth: true; shares are of all."
 
 
 def _replaced(branch: Branch) -> str:
