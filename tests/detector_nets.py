@@ -30,7 +30,13 @@ SMALL: dict[str, ModelSpec] = {
     "fcos": ModelSpec("torchvision:fcos_resnet50_fpn", {"num_classes": 4, "min_size": 64, "max_size": 96}, (3, 64, 64)),
     "fasterrcnn": ModelSpec(
         "torchvision:fasterrcnn_resnet50_fpn",
-        {"num_classes": 4, "min_size": 64, "max_size": 96, "rpn_post_nms_top_n_test": 10},
+        {
+            "num_classes": 4,
+            "min_size": 64,
+            "max_size": 96,
+            "rpn_post_nms_top_n_test": 10,
+            "box_batch_size_per_image": 16,
+        },
         (3, 64, 64),
     ),
 }

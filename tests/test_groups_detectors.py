@@ -185,9 +185,11 @@ def test_detectors_of_transformers_lose_half_of_their_macs(name: str, size: int)
     kept = half(groups)
     sampling = [group for group in prunable(groups) if any("sampling_offsets" in slot.name for slot in group.slots)]
     assert bool(sampling) == (name != "DFine")  # whose heads are the channels of the encoder, under its norms
-    proofs = [check_cut(model, groups, kept, images, seed=seed) for seed in (0, 1)]  # units behind a ReLU may be off
+    proofs = [check_cut(model, groups, kept, images)]
+    if proofs[0].unproven:  # units behind a ReLU may be off: draw again
+        proofs.append(check_cut(model, groups, kept, images, seed=1))
     assert max(proof.relative_error for proof in proofs) <= 1e-9
-    assert not set(proofs[0].unproven) & set(proofs[1].unproven)
+    assert not set.intersection(*(set(proof.unproven) for proof in proofs))
     pruned = adasap.prune(model, images, "l2", {"macs": 0.5})
     with torch.no_grad():
         found = pruned.model(**images)
