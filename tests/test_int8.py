@@ -104,7 +104,15 @@ def scales_of(path: Path) -> list[int]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("to", "name"), [("onnx", "net.onnx"), ("openvino", "net.xml"), ("executorch", "net.pte")])
+@pytest.mark.parametrize(
+    ("to", "name"),
+    [
+        ("onnx", "net.onnx"),
+        ("openvino", "net.xml"),
+        # twice a process of the tests died here, for which no cause was found
+        pytest.param("executorch", "net.pte", marks=pytest.mark.alone),
+    ],
+)
 def test_an_int8_file_is_scored_in_its_runtime(
     net: nn.Module, calibration: Calibration, tmp_path: Path, to: str, name: str
 ) -> None:
