@@ -40,8 +40,10 @@ class ListedGroups(Shown):
         )
         if branches := branches_of(self.groups):
             rows = [[b.name, _replaced(b), *(_saved(cost, b) for cost in (parameters, macs))] for b in branches]
-            yield Table(["residual branch", "modules it replaces", "parameters", "MACs"], rows, left=(0, 1))
-            yield f"{len(branches)} residual branches can go under a budget with depth: true; shares are of all."
+            yield Table(
+                ["residual branch", "modules it replaces", "of all parameters", "of all MACs"], rows, left=(0, 1)
+            )
+            yield f"{len(branches)} residual branches can go under a budget with depth: true."
 
 
 def _replaced(branch: Branch) -> str:
