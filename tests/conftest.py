@@ -11,7 +11,6 @@ from typing import Any
 
 import pytest
 
-from alone import INSIDE, report_of
 from crashes import Memory, Slim, place, stacks_go_there_again, stacks_go_to
 
 SHARED = Path(__file__).parents[2] / "shared" / "data"
@@ -31,17 +30,6 @@ def pytest_configure() -> None:
     gc.set_threshold(50_000, 20, 20)
     if IS_WORKER:
         stacks_go_to(place(os.environ["PYTEST_XDIST_WORKER"], os.environ["PYTEST_XDIST_TESTRUNUID"]))
-
-
-@pytest.hookimpl(tryfirst=True)
-def pytest_runtest_protocol(item: pytest.Item) -> bool | None:
-    """Tests that are marked so run in a process of their own."""
-    if item.get_closest_marker("alone") is None or INSIDE in os.environ:
-        return None
-    item.ihook.pytest_runtest_logstart(nodeid=item.nodeid, location=item.location)
-    item.ihook.pytest_runtest_logreport(report=report_of(item))
-    item.ihook.pytest_runtest_logfinish(nodeid=item.nodeid, location=item.location)
-    return True
 
 
 @pytest.hookimpl(tryfirst=True)

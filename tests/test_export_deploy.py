@@ -20,6 +20,7 @@ import adasap
 from adasap.cli import app
 from adasap.errors import AdasapError, ExportError, TraceError
 from adasap.export import Safetensors, export_model, read_header, state_bytes
+from adasap.export.openvino_core import openvino_core
 from adasap.export.targets import TorchExport
 from adasap.groups.inputs import Arguments
 from adasap.groups.serialization import groups_from_json
@@ -54,9 +55,7 @@ def run_torch_export(path: Path, images: Tensor) -> Tensor:
 
 
 def run_openvino(path: Path, images: Tensor) -> Tensor:
-    import openvino
-
-    compiled = openvino.Core().compile_model(path, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    compiled = openvino_core().compile_model(path, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
     return torch.from_numpy(compiled({compiled.inputs[0]: images.numpy()})["output"])
 
 
@@ -230,6 +229,39 @@ def test_the_model_is_left_as_it_is_and_exported_in_evaluation_mode(tmp_path: Pa
     assert all(module.training for module in net.modules())
     assert all(torch.equal(before[name], value) for name, value in net.state_dict().items())
     assert max(file.differences.values()) < 1e-12
+
+
+SIGNALLED = """
+import gc, os, signal, sys
+from pathlib import Path
+import torch
+from adasap.export import InItsRuntime
+from adasap.export.int8 import Scaling, quantise_openvino
+signal.signal(signal.SIGUSR1, lambda *_: print("handled", flush=True))
+path, images = Path(sys.argv[1]), torch.rand(8, 3, 8, 8)
+if sys.argv[2] == "opened":
+    models = [InItsRuntime(path), InItsRuntime(path)]
+    for model in models:
+        model(images[:1])
+    while models:
+        del models[0], model
+        gc.collect()
+        model = None
+else:
+    quantise_openvino(path, path.with_name("int8.xml"), Scaling(images), None, {})
+os.kill(os.getpid(), signal.SIGUSR1)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="OpenVINO gives threads another stack for signals on Linux alone")
+@pytest.mark.parametrize("how", ["opened", "quantised"])
+def test_signals_are_handled_after_openvino_was_used(tmp_path: Path, how: str) -> None:
+    net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(144, 2)).eval()
+    file = export_model(net, torch.zeros(1, 3, 8, 8), tmp_path / "net.xml", to="openvino")
+    command = [sys.executable, "-W", "ignore", "-c", SIGNALLED, file.path, how]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert (done.returncode, done.stdout.split()[-1:]) == (0, ["handled"]), done.stderr
 
 
 # Bad input

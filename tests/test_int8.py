@@ -28,6 +28,7 @@ from adasap.experiments.name_models import open_any
 from adasap.export import Calibration, Check, Int8LossError, export_model
 from adasap.export.int8_check import score_suite
 from adasap.export.int8_suspicions import suspicions
+from adasap.export.openvino_core import openvino_core
 from adasap.export.runtimes import InItsRuntime, RuntimeFile
 from adasap.export.targets import Onnx
 from adasap.io import staged_write
@@ -84,9 +85,7 @@ def answers(path: Path, images: Tensor) -> Tensor:
 
         forward = Runtime.get().load_program(path).load_method("forward")
         return torch.cat([forward.execute([image[None]])[0] for image in images]).argmax(1)
-    import openvino
-
-    return torch.from_numpy(openvino.Core().compile_model(path, "CPU")([images.numpy()])[0]).argmax(1)
+    return torch.from_numpy(openvino_core().compile_model(path, "CPU")([images.numpy()])[0]).argmax(1)
 
 
 def weights_of(path: Path) -> list[np.ndarray]:
@@ -104,15 +103,7 @@ def scales_of(path: Path) -> list[int]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("to", "name"),
-    [
-        ("onnx", "net.onnx"),
-        ("openvino", "net.xml"),
-        # twice a process of the tests died here, for which no cause was found
-        pytest.param("executorch", "net.pte", marks=pytest.mark.alone),
-    ],
-)
+@pytest.mark.parametrize(("to", "name"), [("onnx", "net.onnx"), ("openvino", "net.xml"), ("executorch", "net.pte")])
 def test_an_int8_file_is_scored_in_its_runtime(
     net: nn.Module, calibration: Calibration, tmp_path: Path, to: str, name: str
 ) -> None:
@@ -160,9 +151,7 @@ def path_settings(path: Path) -> dict[str, Any]:
 
         kept: dict[str, Any] = json.loads(Runtime.get().load_program(path).load_method("adasap.int8").execute([])[0])
         return kept
-    import openvino
-
-    read: dict[str, Any] = json.loads(openvino.Core().read_model(path).get_rt_info(["adasap", "int8"]).value)
+    read: dict[str, Any] = json.loads(openvino_core().read_model(path).get_rt_info(["adasap", "int8"]).value)
     return read
 
 

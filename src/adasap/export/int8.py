@@ -7,7 +7,6 @@ import io
 import json
 import logging
 import platform
-import sys
 import tempfile
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -23,6 +22,7 @@ from adasap.checks import finite_number, require_declared
 from adasap.errors import ExportError
 from adasap.export.about import INT8
 from adasap.export.int8_check import Check
+from adasap.export.openvino_core import imported_openvino, openvino_core, signal_stack_kept
 from adasap.processor import saturates_int8
 
 Processor = Literal["here", "avx2", "vnni", "arm"]
@@ -190,10 +190,9 @@ def quantise_openvino(
     source: Path, out: Path, calibration: Scaling, fixed_batch: int | None, notes: Mapping[str, str]
 ) -> dict[str, Any]:
     """Writes the INT8 files of OpenVINO's by NNCF, with its own bias correction; as `quantise_onnx`."""
-    with quiet():
-        sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type] # as `imported_openvino`
+    with quiet(), signal_stack_kept():
+        openvino = imported_openvino()
         import nncf
-        import openvino
         from nncf.quantization.advanced_parameters import (
             AdvancedQuantizationParameters,
             OverflowFix,
@@ -203,7 +202,7 @@ def quantise_openvino(
         fixes = {None: OverflowFix.FIRST_LAYER, True: OverflowFix.ENABLE, False: OverflowFix.DISABLE}
         fix = fixes[calibration.reduce_range]
         weights = None if calibration.per_channel else QuantizationParameters(per_channel=False)
-        model = openvino.Core().read_model(source)
+        model = openvino_core().read_model(source)
         batches = calibration.batches(fixed_batch or 1)
         quantised = nncf.quantize(
             model,

@@ -12,8 +12,8 @@ import numpy as np
 import torch
 
 from adasap.export.onnx_layers import PRELUDE, LayerFile
+from adasap.export.openvino_core import openvino_core
 from adasap.export.runtime_engine import Profiled, RuntimeEngine
-from adasap.export.runtimes import imported_openvino
 from adasap.export.targets import OpenVino, Target
 
 CONVERSIONS = {"Reorder", "Convert", "FakeQuantize", "Input", "Output"}
@@ -55,7 +55,7 @@ class OpenVinoEngine(RuntimeEngine):
         return run
 
     def _compiled(self, source: Path | bytes, **more: Any) -> Any:
-        core = imported_openvino().Core()
+        core = openvino_core()
         setting = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": torch.get_num_threads()}
         model = core.read_model(io.BytesIO(source) if isinstance(source, bytes) else source)
         return core.compile_model(model, "CPU", {**setting, "PERFORMANCE_HINT": "LATENCY", **more})

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import sys
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from adasap.errors import ExportError, first_line
 from adasap.export.about import ABOUT, INT8, About
+from adasap.export.openvino_core import openvino_core
 from adasap.export.pte import opened_program
 from adasap.registry import Registry
 
@@ -82,7 +82,7 @@ def _onnx_numbers(path: Path) -> str:
 
 def open_openvino(path: Path) -> RuntimeFile:
     """OpenVINO's graph (.xml), its weights (.bin) beside it, in OpenVINO on the CPU; in float32 where it is no INT8."""
-    weights, core = path.with_suffix(".bin"), imported_openvino().Core()
+    weights, core = path.with_suffix(".bin"), openvino_core()
     model = core.read_model(path)
     setting = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": torch.get_num_threads()}
     compiled = core.compile_model(model, "CPU", {**setting, "PERFORMANCE_HINT": "LATENCY"})
@@ -103,14 +103,6 @@ def open_openvino(path: Path) -> RuntimeFile:
     about, beside = ABOUT.split("."), (weights,) if weights.is_file() else ()
     said = _read(str(model.get_rt_info(about).value)) if model.has_rt_info(about) else None
     return RuntimeFile("openvino", run, shape, numbers, beside, len(model.inputs), said)
-
-
-def imported_openvino() -> Any:
-    """The package, without its telemetry, which is on unless a user opts out of it (`opt_in_out --opt_out`)."""
-    sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type] # its importers go on without it
-    import openvino
-
-    return openvino
 
 
 def open_executorch(path: Path) -> RuntimeFile:

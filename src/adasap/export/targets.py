@@ -15,10 +15,11 @@ from torch import nn
 from adasap.errors import ExportError, first_line
 from adasap.export.int8 import Scaling, quantise_onnx, quantise_openvino
 from adasap.export.model_file import load, model_bytes
+from adasap.export.openvino_core import imported_openvino
 from adasap.export.parity import Runner, run_in_torch
 from adasap.export.program import batch_axes, batched_program
 from adasap.export.pte import pte_bytes, quantise_executorch
-from adasap.export.runtimes import RuntimeFile, imported_openvino, open_executorch, open_onnx, open_openvino
+from adasap.export.runtimes import RuntimeFile, open_executorch, open_onnx, open_openvino
 from adasap.groups.group import ChannelGroup
 from adasap.groups.inputs import Arguments
 from adasap.models.open import ModelSpec
