@@ -384,7 +384,10 @@ def test_a_cut_across_groups_keeps_their_number() -> None:
     assert (stem["stem.weight", 0], stem["wide.weight", 1]) == ([1, 5], [1])
     at = {"stem": 3, "wide": 5, "reduce": 4}
     (wide,) = [call for call in layer_calls(net, groups, IMAGES) if call.where == "wide"]
-    assert sorted(width.at(at) for width in wide.widths) == [3, 6, 10]
+    assert sorted(width.at(at) for width in wide.widths) == [
+        3,
+        10,
+    ]  # of its input, which is read by both groups, and its own
     macs = MACs(net, groups, IMAGES).total(at)
     cut_(net, groups, {name: torch.arange(width) for name, width in at.items()})
     assert (net.wide.groups, net.wide.in_channels, net.wide.out_channels) == (2, 6, 10)
