@@ -15,7 +15,8 @@
 3. With --engines onnxruntime openvino onnxruntime-int8 openvino-int8: the same error for a table of that engine
    (batch 1 unless --batches says another), and what a plan for half the latency gains there: chosen by L2 and the
    knapsack from the engine's own table, from the eager table, and from its own with widths that are multiples of 8
-   and of 16. All plans take turns with the dense model in the engine.
+   and of 16. All plans take turns with the dense model in the engine. Half of the eager time is not half of the
+   engine's: the eager table asks for larger cuts, since what each call costs beside its operator does not shrink.
 
 Rows are saved one by one; a row that is there is not made again. `--part` makes some parts alone.
 
