@@ -12,6 +12,8 @@ from torch import Tensor, nn
 
 from adasap.errors import PlanError
 from adasap.groups import ChannelGroup, CutProof, check_cut, prunable, trace_groups
+from adasap.groups.check import _controls
+from adasap.groups.cutting import cut_
 from adasap.models import cifar_resnet
 from groups_nets import CUTTABLE, IMAGES, Net, random_kept
 
@@ -174,3 +176,30 @@ def test_a_frozen_group_cannot_be_checked_away() -> None:
     groups = trace_groups(model, IMAGES)
     with pytest.raises(PlanError, match="output of the model"):
         check_cut(model, groups, {"head": torch.tensor([0])}, IMAGES)
+
+
+class Forgetful(nn.Sequential):
+    """Its second forward and every later one give something else than its first."""
+
+    calls = 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.calls += 1
+        return super().forward(x) * (1.0 if self.calls == 1 else 3.0)
+
+
+def test_a_forward_that_writes_on_its_model_does_not_change_the_controls() -> None:
+    def layers() -> list[nn.Module]:
+        torch.manual_seed(0)
+        return [nn.Linear(4, 6), nn.Tanh(), nn.Linear(6, 5), nn.Tanh(), nn.Linear(5, 2)]
+
+    images, found = torch.randn(2, 4), []
+    groups = trace_groups(nn.Sequential(*layers()), images)
+    kept = {group.name: torch.arange(3) for group in prunable(groups)}
+    for kind in (nn.Sequential, Forgetful):
+        dense = kind(*layers())
+        cut = copy.deepcopy(dense)
+        cut_(cut, groups, kept)
+        found.append(_controls(dense, cut, groups, kept, lambda model: float(model(images).detach().abs().sum())))
+    assert found[0] == found[1]
+    assert len(set(found[0].values())) == len(kept) == 2

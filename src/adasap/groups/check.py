@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -144,9 +144,7 @@ def check_cut(
         return _relative_error(expected, _outputs_if_it_fits(candidate, inputs, modes))
 
     lossy = removed_channels(groups, kept)
-    control = {
-        group.name: error_of(_wrongly_cut(bare, cut, groups, kept, group)) for group in groups if group.name in lossy
-    }
+    control = _controls(bare, cut, groups, kept, error_of)
     control |= {
         branch.name: error_of(_cut_without_taking_out(dense, whole, kept, removed, branch)) for branch in branches
     }
@@ -198,24 +196,62 @@ def _loses_inexactly(groups: Sequence[ChannelGroup], kept: Mapping[str, Tensor])
     return any(group.inexact for group in groups if group.name in lossy)
 
 
-def _wrongly_cut(
+def _controls(
     dense: nn.Module,
     cut: nn.Module,
     groups: Sequence[ChannelGroup],
     kept: Mapping[str, Tensor],
+    error_of: Callable[[nn.Module], float],
+) -> dict[str, float]:
+    """Group name -> error of the same cut in which that group keeps its kept channels' neighbours.
+
+    One copy serves all groups where only tensors change, as a copy costs more than a forward; unless its own error is
+    another one in the end, because forward wrote something on it: then every group gets a copy of its own.
+    """
+    lossy = removed_channels(groups, kept)
+
+    def controls(copy_for: Callable[[], nn.Module]) -> dict[str, float]:
+        found = {}
+        for group in groups:
+            if group.name in lossy:
+                with _wrongly_cut(dense, copy_for, groups, kept, group) as wrong:
+                    found[group.name] = error_of(wrong)
+        return found
+
+    reused = shared_copy(cut)
+    exact = error_of(reused)
+    found = controls(lambda: reused)
+    return found if error_of(reused) == exact else controls(lambda: shared_copy(cut))
+
+
+@contextmanager
+def _wrongly_cut(
+    dense: nn.Module,
+    copy_for: Callable[[], nn.Module],
+    groups: Sequence[ChannelGroup],
+    kept: Mapping[str, Tensor],
     group: ChannelGroup,
-) -> nn.Module:
-    """The same cut, but one group keeps its kept channels' neighbours; tensors it has no part in are shared."""
+) -> Iterator[nn.Module]:
+    """The cut model, but one group keeps its kept channels' neighbours; tensors it has no part in stay as they are."""
     wrongly = {**kept, group.name: (kept[group.name] + 1) % group.num_channels}
     if group.extents:
         wrong = shared_copy(dense)
         cut_(wrong, groups, wrongly)
-        return wrong
-    wrong = shared_copy(cut)
-    masks, whole, parts = kept_masks(dense, groups, wrongly), named_tensors(dense), named_tensors(wrong)
-    for name in {slot.name for slot in group.slots}:
+        yield wrong
+        return
+    names = {slot.name for slot in group.slots}
+    near = [other for other in groups if names & {slot.name for slot in other.slots}]
+    masks = kept_masks(dense, near, {other.name: wrongly[other.name] for other in near if other.name in wrongly})
+    wrong = copy_for()
+    whole, parts = named_tensors(dense), named_tensors(wrong)
+    before = {name: parts[name].data for name in names}
+    for name in names:
         parts[name].data = cut_tensor(whole[name], masks_by_dim(masks, name))
-    return wrong
+    try:
+        yield wrong
+    finally:
+        for name, data in before.items():
+            parts[name].data = data
 
 
 def _cut_without_taking_out(
