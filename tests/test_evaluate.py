@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from typer.testing import CliRunner
@@ -308,6 +309,13 @@ def test_a_folder_is_data_by_its_layout(tmp_path: Path) -> None:
     """As for `init` and `prune`; what is not there is named, with what can be given."""
     (tmp_path / "val" / "cat").mkdir(parents=True)
     assert SuiteOptions(split="val").data_source(str(tmp_path)) == DataSource("folder", str(tmp_path), split="val")
+    for part in ("Train", "Test"):
+        for name in ("cat", "dog"):
+            (tmp_path / "pets" / part / name).mkdir(parents=True)
+            Image.new("RGB", (8, 8)).save(tmp_path / "pets" / part / name / "1.png")
+    pets = str(tmp_path / "pets")
+    assert SuiteOptions().data_source(pets) == DataSource("folder", pets, split="Test")
+    assert SuiteOptions(split="Train").data_source(pets).split == "Train"
     (tmp_path / "test.npz").write_bytes(b"")
     assert SuiteOptions().data_source(str(tmp_path / "test.npz")).kind == "npz"
     words = (

@@ -12,7 +12,7 @@ from adasap.data.decoding import Reading
 from adasap.data.items import is_indexed
 from adasap.errors import DataError, suggestion
 from adasap.evaluation import Suite, SuiteSource, open_own_suite, open_suite
-from adasap.experiments.find_data import kind_at
+from adasap.experiments.find_data import find_data, kind_at
 from adasap.experiments.name_models import ModelName
 from adasap.experiments.recipe import DEFAULT_TASK, Recipe, read_recipe
 from adasap.io import parse_yaml
@@ -102,8 +102,12 @@ class SuiteOptions:
 
     def data_source(self, text: str) -> DataSource:
         """The data set that `KIND:PATH` names, or that lies at a path."""
+        split = self.split
         if ":" not in text and Path(text).exists():
-            text = f"{kind_at(Path(text))}:{text}"
+            kind = kind_at(Path(text))
+            if split is None and (found := _test_part(text)) is not None:
+                text, split = found.path or text, found.split
+            text = f"{kind}:{text}"
         kind, colon, path = text.partition(":")
         if not colon or (kind not in SOURCES and not path.isidentifier()):
             raise DataError(
@@ -115,7 +119,7 @@ class SuiteOptions:
         source = DataSource(
             text if own else kind,
             None if own else path or None,
-            split=self.split,
+            split=split,
             first=self.first,
             count=self.count,
             resize=resizing.resize,
@@ -124,6 +128,14 @@ class SuiteOptions:
             classes=tuple(self.classes) if self.classes else None,
         )
         return replace(source, **data_options(self.options))
+
+
+def _test_part(path: str) -> DataSource | None:
+    """What `adasap init` and `prune` report on of what lies at a path; None where there are no parts."""
+    try:
+        return find_data(path).test
+    except DataError:  # as of parts none of which is for training, which nobody needs here
+        return None
 
 
 def sources_of(
