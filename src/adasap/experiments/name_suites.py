@@ -106,7 +106,7 @@ class SuiteOptions:
         if ":" not in text and Path(text).exists():
             kind = kind_at(Path(text))
             if split is None and (found := _test_part(text)) is not None:
-                text, split = found.path or text, found.split
+                text, split = str(found.path), found.split
             text = f"{kind}:{text}"
         kind, colon, path = text.partition(":")
         if not colon or (kind not in SOURCES and not path.isidentifier()):

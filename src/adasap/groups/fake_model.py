@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext, suppress
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from typing import Any, Literal, TypeAlias
 
 import torch
@@ -52,16 +52,6 @@ class Skeleton:
         """Shapes of all output tensors."""
         return [tuple(leaf.shape) for leaf in pytree.tree_leaves(self.run()) if isinstance(leaf, Tensor)]
 
-    def calls(self) -> list[Any]:
-        """All calls of torch's functions in forward, with what they are given besides tensors.
-
-        The number of groups of a depthwise convolution is left out, as it is that of the channels.
-        """
-        recorder = _Calls()
-        with recorder:
-            self.run()
-        return recorder.made
-
     def _emptied(self, tensor: Tensor) -> Tensor:
         if self.kind == "real":
             return tensor.detach().clone().requires_grad_(tensor.requires_grad)
@@ -70,6 +60,17 @@ class Skeleton:
             return torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device=device).requires_grad_(
                 tensor.requires_grad
             )
+
+
+@contextmanager
+def recorded_calls() -> Iterator[list[Any]]:
+    """All calls of torch's functions inside, with what they are given besides tensors.
+
+    The number of groups of a depthwise convolution is left out, as it is that of the channels.
+    """
+    recorder = _Calls()
+    with recorder:
+        yield recorder.made
 
 
 class _Calls(TorchFunctionMode):
@@ -81,10 +82,12 @@ class _Calls(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        leaves = pytree.tree_leaves((args, kwargs))
-        if func in _CONVOLUTIONS and len(args) > 6 and args[6] == len(args[1]) and args[1].shape[1] == 1:
-            leaves = pytree.tree_leaves((args[:6], kwargs))
-        self.made.append((func, [None if isinstance(leaf, Tensor) else leaf for leaf in leaves]))
+        with suppress(Exception):  # what cannot be written down is no reason for a forward to fail
+            self.made.append((func, None))
+            leaves = pytree.tree_leaves((args, kwargs))
+            if func in _CONVOLUTIONS and len(args) > 6 and args[6] == len(args[1]) and args[1].shape[1] == 1:
+                leaves = pytree.tree_leaves((args[:6], kwargs))
+            self.made[-1] = (func, [None if isinstance(leaf, Tensor) else leaf for leaf in leaves])
         return func(*args, **kwargs)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -14,7 +15,7 @@ from adasap.groups.assemble import assemble_groups
 from adasap.groups.attribute_search import Adapter
 from adasap.groups.components import distinct, distinct_columns
 from adasap.groups.cutting import cut_
-from adasap.groups.fake_model import Kind, Skeleton
+from adasap.groups.fake_model import Kind, Skeleton, recorded_calls
 from adasap.groups.group import ChannelGroup, prunable
 from adasap.groups.inputs import ExampleInputs
 from adasap.groups.shape_attributes import drive_pads
@@ -94,6 +95,9 @@ class Trial:
         self.kind: Kind = "bare"  # until the model as it is turns out not to run on such tensors
         self._known_to_run: dict[Kind, bool] = {}
         self._fitted: tuple[object, ...] = ()
+        self._calls: list[Any] = []
+        self._fitted_calls: list[Any] = []
+        self._own_calls: list[Any] | None = None
 
     def misfit(self, names: Sequence[str]) -> str | None:
         """Whether forward runs after the cut."""
@@ -105,14 +109,14 @@ class Trial:
             self.kind = "fake" if self.kind == "bare" else "real"
             wrong = self._wrong_shape(names, self.kind)
         if wrong is None:
-            self._fitted = asked
+            self._fitted, self._fitted_calls = asked, self._calls
         return wrong
 
     def failure(self, names: Sequence[str]) -> str | None:
         """Whether forward runs after the cut and carries the same channels."""
         if (wrong := self.misfit(names)) is not None:
             return wrong
-        if self.plain and self.kind == "bare" and self._calls_alike(names):
+        if self.plain and self.kind == "bare" and self._calls_alike():
             return None
         fuller: Kind = "fake" if self.kind == "bare" else self.kind
         skeleton = Skeleton(self.model, self.example_inputs, kind=fuller)
@@ -132,13 +136,16 @@ class Trial:
         bounds = ", ".join(sorted(set(walked.notes.bounded))) or "an operator with fixed bounds"
         return f"after a cut other channels meet at {bounds}"
 
-    def _calls_alike(self, names: Sequence[str]) -> bool:
-        """Whether the cut model makes the calls of the model as it is: following them anew would tell nothing new."""
-        skeleton = Skeleton(self.model, self.example_inputs, kind="bare")
-        self._cut(skeleton, names)
+    def _calls_alike(self) -> bool:
+        """Whether the cut that fitted last made the calls of the model as it is: following it would tell nothing new."""
         try:
-            return skeleton.calls() == Skeleton(self.model, self.example_inputs, kind="bare").calls()
-        except Exception:  # as for a model that asks where its tensors are
+            if self._own_calls is None:
+                skeleton = Skeleton(self.model, self.example_inputs, kind="bare")
+                with recorded_calls() as calls:
+                    skeleton.output_shapes()
+                self._own_calls = calls
+            return self._fitted_calls == self._own_calls
+        except Exception:  # as for a model that asks where its tensors are, or hands arrays to a function
             return False
 
     def fits(self, changed: ChannelGroup, failure: Failure) -> bool:
@@ -167,7 +174,8 @@ class Trial:
         skeleton = Skeleton(self.model, self.example_inputs, kind=kind)
         try:
             self._cut(skeleton, names)
-            shapes = skeleton.output_shapes()
+            with recorded_calls() as self._calls:
+                shapes = skeleton.output_shapes()
         except Exception as error:  # whatever the model's own code raises at another width
             return f"the model's forward does not fit a cut: {_first_line(error)}"
         return None if shapes == self.expected else self._other_shape(shapes)
