@@ -102,7 +102,7 @@ class SuiteOptions:
 
     def data_source(self, text: str) -> DataSource:
         """The data set that `KIND:PATH` names, or that lies at a path."""
-        split = self.split
+        split: str | dict[str, str] | None = self.split
         if ":" not in text and Path(text).exists():
             kind = kind_at(Path(text))
             if split is None and (found := _test_part(text)) is not None:
