@@ -79,9 +79,9 @@ main()
 def test_the_command_line_goes_on_after_a_kill_between_the_passes(
     tiny_recipe: Callable[..., Tree], tmp_path: Path
 ) -> None:
-    """Reader processes and bf16 included; `kill_runs.py` has the other moments."""
+    """Reader processes included, and bf16 where the processor has it; `kill_runs.py` has the other moments."""
     tree = tiny_recipe(
-        training={"checkpoint_every": 2, "num_workers": 1, "runtime": {"precision": "bf16"}, "batch_size": 32},
+        training={"checkpoint_every": 2, "num_workers": 1, "runtime": {"precision": "auto"}, "batch_size": 32},
         warm_up={"epochs": 1, "sharpness": {"refresh": 2}},
         pruning={"criterion": "taylor_norm", "events": 4},
     )
