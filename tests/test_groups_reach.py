@@ -439,3 +439,53 @@ def test_equations_are_read_as_torch_reads_them(text: str, ranks: list[int], rea
         operands = [torch.rand([2 + ord(letter) % 3 for letter in letters]) for letters in read.operands]
         written = ",".join(read.operands) + "->" + read.result
         assert torch.equal(torch.einsum(text, operands), torch.einsum(written, operands))
+
+
+class Reduced(nn.Module):
+    """Takes the number of channels that a layer makes from what the layer reads, as SegFormer's sequence reduction."""
+
+    def __init__(self, width: int = 12) -> None:
+        super().__init__()
+        self.stem, self.reduction = nn.Conv2d(3, width, 3, padding=1), nn.Conv2d(width, width, 2, stride=2)
+        self.mixed, self.head = nn.Conv2d(width, width, 1), nn.Linear(width, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.mixed(self.stem(x).relu()).relu()
+        batch, channels = x.shape[:2]
+        return self.head(self.reduction(x).reshape(batch, channels, -1).relu().mean(-1))
+
+
+def test_a_layer_that_is_told_to_make_what_it_reads_loses_the_same_channels() -> None:
+    groups = by_name(trace_groups(Reduced().eval(), IMAGES))
+    assert {name: group.num_channels for name, group in groups.items()} == {"stem": 12, "mixed": 12, "head": 5}
+    tied = groups["mixed"]
+    assert not tied.frozen
+    assert {(slot.name, slot.dim, slot.role) for slot in tied.slots} >= {
+        ("mixed.weight", 0, "producer"),
+        ("reduction.weight", 0, "producer"),
+        ("reduction.weight", 1, "consumer"),
+        ("head.weight", 1, "consumer"),
+    }
+    everything = tuple(groups.values())
+    kept = {"stem": torch.tensor([0, 2, 3, 4, 8, 9]), "mixed": torch.tensor([1, 4, 5, 6, 7, 11])}
+    proof = check_cut(Reduced(), everything, kept, IMAGES)
+    assert proof.holds, str(proof)
+    cut = Reduced()
+    left = cut_(cut, everything, kept)
+    again = by_name(trace_groups(cut.eval(), IMAGES))  # as it is found anew in a file
+    assert {group.name: (group.num_channels, group.frozen) for group in left} == {
+        name: (group.num_channels, group.frozen) for name, group in again.items()
+    }
+
+
+class Pinned(Reduced):
+    """The same, but the number stands in the code, too: nothing fits, and all stays."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x) + self.stem(x).reshape(-1, 12, 64).mean() * 0
+
+
+def test_what_does_not_fit_with_its_like_either_stays() -> None:
+    groups = by_name(trace_groups(Pinned().eval(), IMAGES))
+    assert groups["stem"].frozen
+    assert not groups["mixed"].frozen

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from adasap.errors import TraceError
-from adasap.groups import check_cut, cut_, fingerprint, prunable, trace_groups
-from adasap.groups.trial import Trial
+from adasap.groups import ChannelGroup, check_cut, cut_, fingerprint, prunable, trace_groups
+from adasap.groups.trial import Trial, _different_cuts
 from adasap.groups.walk import Graphs, walk_model
 from adasap.models.cifar_resnet import CifarResNet, cifar_resnet20
 from groups_nets import CUTTABLE, IMAGES, Net, by_name, places, random_kept
@@ -296,3 +296,10 @@ def test_a_cut_model_is_followed_anew_unless_its_calls_are_those_of_the_model(
         monkeypatch.setattr(f"adasap.groups.{place}.Graphs", Counted)
     assert prunable(trace_groups(net, IMAGES))
     assert len(made) == exports
+
+
+def test_groups_of_one_width_are_tried_at_different_numbers() -> None:
+    """Six channels of one layer that forward takes for the number of another's would fit by chance at three and three."""
+    for count, expected in ((4, [2, 3, 4, 5]), (5, [2, 3, 3, 4, 5])):
+        groups = [ChannelGroup(f"g{n}", 6, ()) for n in range(count)]
+        assert sorted(map(len, _different_cuts(groups).values())) == expected

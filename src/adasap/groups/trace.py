@@ -16,9 +16,10 @@ from adasap.groups.group import ChannelGroup, prunable
 from adasap.groups.inputs import Arguments, ExampleInputs, as_arguments
 from adasap.groups.labels import LabelBook
 from adasap.groups.materialise import plain_model
+from adasap.groups.operators.call import Tie
 from adasap.groups.past import Groups, past_with
 from adasap.groups.shape_attributes import drive_pads
-from adasap.groups.trial import freeze_what_fails
+from adasap.groups.trial import MISFIT, any_fits, freeze_what_fails
 from adasap.groups.walk import KEPT, Graphs, Walked, walk_model
 
 
@@ -64,17 +65,24 @@ def trace_groups(
     wanted = _kept_names(model, (keep,) if isinstance(keep, str) else keep)
     graphs = Graphs(model, example_inputs)
 
-    def traced(by_value: frozenset[str]) -> tuple[Walked, tuple[ChannelGroup, ...]]:
-        walked = walk_model(graphs, allow_inexact=allow_inexact, by_value=by_value)
+    def assembled(
+        by_value: frozenset[str] = frozenset(), tied: frozenset[Tie] = frozenset()
+    ) -> tuple[Walked, tuple[ChannelGroup, ...]]:
+        walked = walk_model(graphs, allow_inexact=allow_inexact, by_value=by_value, tied=tied)
         _freeze_kept(walked.book, wanted)
         drivers = drive_pads(walked, model, example_inputs)
-        groups = assemble_groups(walked.book, drivers)
-        return walked, freeze_what_fails(model, groups, example_inputs, walked)
+        return walked, assemble_groups(walked.book, drivers)
 
-    walked, found = traced(frozenset())
+    walked, groups = assembled()
+    found = freeze_what_fails(model, groups, example_inputs, walked)
     if by_value := _attention_that_stays(walked, found):
-        _, other = traced(by_value)
-        found = max(found, other, key=_num_free_rows)
+        walked, groups = assembled(by_value)
+        found = max(found, freeze_what_fails(model, groups, example_inputs, walked), key=_num_free_rows)
+    if tied := _as_wide_as_what_they_read(found):
+        walked, groups = assembled(tied=tied)
+        makers = {weight for weight, _, _ in tied}
+        if any_fits(model, groups, example_inputs, walked, makers):
+            found = max(found, freeze_what_fails(model, groups, example_inputs, walked), key=_num_free_rows)
     branches = find_branches(model, export_graph(model, example_inputs), example_inputs, keep=wanted) if depth else ()
     return Groups(found, past_with(model, found, _image_size(example_inputs)), branches)
 
@@ -93,6 +101,29 @@ def _attention_that_stays(walked: Walked, groups: Sequence[ChannelGroup]) -> fro
         module
         for module, heads in walked.notes.heads
         if module in walked.notes.input_wide and bool(stays[roots[heads.clamp(min=0)]].all())
+    )
+
+
+def _as_wide_as_what_they_read(groups: Sequence[ChannelGroup]) -> frozenset[Tie]:
+    """Layers of which a cut fits neither what they make nor what they read, of equal width.
+
+    Forward may take the one number from the other, as where a sequence is made a map, reduced by a convolution and
+    flattened again: the two then fit if they lose the same channels.
+    """
+    made, read = (
+        {
+            slot.name: (slot.dim, number)
+            for number, group in enumerate(groups)
+            if any(reason.startswith(MISFIT) for reason in group.frozen)
+            for slot in group.with_role(role)
+            if slot.positions.shape == (group.num_channels, 1)
+        }
+        for role in ("producer", "consumer")
+    )
+    return frozenset(
+        (name, made[name][0], read[name][0])
+        for name in made.keys() & read.keys()
+        if made[name][1] != read[name][1] and groups[made[name][1]].num_channels == groups[read[name][1]].num_channels
     )
 
 

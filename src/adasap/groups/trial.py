@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence, Set as AbstractSet
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -20,6 +20,9 @@ from adasap.groups.group import ChannelGroup, prunable
 from adasap.groups.inputs import ExampleInputs
 from adasap.groups.shape_attributes import drive_pads
 from adasap.groups.walk import KEPT, Graphs, Walked, walk_model
+
+
+MISFIT = "the model's forward does not fit a cut"
 
 
 def freeze_what_fails(
@@ -45,6 +48,19 @@ def freeze_what_fails(
         replace(group, frozen=(*group.frozen, reasons[group.name])) if group.name in reasons else group
         for group in trial.groups.values()
     )
+
+
+def any_fits(
+    model: nn.Module,
+    groups: Sequence[ChannelGroup],
+    example_inputs: ExampleInputs,
+    walked: Walked,
+    makers: AbstractSet[str],
+) -> bool:
+    """Whether one of the groups that these weights make can be cut by itself: a look before all are tried."""
+    trial = Trial(model, groups, example_inputs, walked)
+    made = [name for name in trial.kept if makers & {slot.name for slot in trial.groups[name].with_role("producer")}]
+    return any(trial.misfit([name]) is None for name in made)
 
 
 def _adapt(trial: Trial, adapter: Adapter, name: str, failure: Failure) -> bool:
@@ -87,7 +103,8 @@ class Trial:
     ) -> None:
         self.model, self.example_inputs = model, example_inputs
         self.expected, self.norm_sizes = walked.output_shapes, walked.notes.norm_sizes
-        self.allow_inexact, self.by_value = walked.book.allow_inexact, walked.notes.by_value
+        self.allow_inexact = walked.book.allow_inexact
+        self.by_value, self.tied = walked.notes.by_value, walked.notes.tied
         self.plain, self.graphs = walked.notes.plain, walked.graphs
         self.traced = {group.name: group for group in groups}
         self.groups, self.adapted = dict(self.traced), set[str]()
@@ -123,7 +140,7 @@ class Trial:
         cut = self._cut(skeleton, names)
         try:
             graphs = Graphs(skeleton.model, skeleton.inputs, like=self.graphs)
-            walked = walk_model(graphs, allow_inexact=self.allow_inexact, by_value=self.by_value)
+            walked = walk_model(graphs, allow_inexact=self.allow_inexact, by_value=self.by_value, tied=self.tied)
             drive_pads(walked, skeleton.model, skeleton.inputs)
         except TraceError as error:
             return self._wrong_shape(names, fuller) or f"the cut model cannot be traced: {_first_line(error)}"
@@ -177,7 +194,7 @@ class Trial:
             with recorded_calls() as self._calls:
                 shapes = skeleton.output_shapes()
         except Exception as error:  # whatever the model's own code raises at another width
-            return f"the model's forward does not fit a cut: {_first_line(error)}"
+            return f"{MISFIT}: {_first_line(error)}"
         return None if shapes == self.expected else self._other_shape(shapes)
 
     def _other_shape(self, shapes: list[tuple[int, ...]]) -> str:
@@ -259,14 +276,20 @@ def _units_by_axis(
 def _different_cuts(groups: Sequence[ChannelGroup]) -> dict[str, Tensor]:
     """Kept indices per group: each loses another number of units, spread over the group, from another place on.
 
-    Narrow groups may lose equally many; channels of two that stand side by side would then stay side by side.
+    Groups that are equally wide lose equally many only if there are more of them than numbers: what must agree by the
+    model's code would agree by chance. Channels of two that stand side by side would then stay side by side.
     """
     kept = {}
+    taken: dict[int, set[int]] = {}
     several = (group for group in groups if group.num_channels > 1)
     narrow_first = sorted(several, key=lambda group: group.num_channels)
     for place, group in enumerate(narrow_first):
         width = group.num_channels
         count = min(2 + place, width // 2) if width > 2 else 1
+        others = taken.setdefault(width, set())
+        if count in others and (left := set(range(1, width - 1)) - others):  # one channel alone may be an axis less
+            count = min(left, key=lambda number: abs(number - count))
+        others.add(count)
         removed = (torch.linspace(0, width - 1, max(count, 1)).round().long() + place) % width
         stays = torch.ones(width, dtype=torch.bool)
         stays[removed] = False

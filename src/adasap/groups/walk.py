@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -19,7 +19,7 @@ from adasap.groups.exported import ExportedGraph, export_graph
 from adasap.groups.inputs import ExampleInputs, as_arguments
 from adasap.groups.labels import LabelBook, constant, squeezed, varying
 from adasap.groups.operators import operator_of
-from adasap.groups.operators.call import LabelledCall, Notes, OperatorCall, TensorRef, arguments_by_name
+from adasap.groups.operators.call import LabelledCall, Notes, OperatorCall, TensorRef, Tie, arguments_by_name
 from adasap.groups.operators.operator import no_rule
 from adasap.groups.operators.shapes import settle_factors
 
@@ -38,7 +38,13 @@ class Walked:
     graphs: Graphs | None = None
 
 
-def walk_model(graphs: Graphs, *, allow_inexact: bool = False, by_value: frozenset[str] = frozenset()) -> Walked:
+def walk_model(
+    graphs: Graphs,
+    *,
+    allow_inexact: bool = False,
+    by_value: frozenset[str] = frozenset(),
+    tied: frozenset[Tie] = frozenset(),
+) -> Walked:
     """Follow the channels of a model through its graphs.
 
     Where trainable parameters are not reached in evaluation mode (auxiliary heads), the graph of training mode is
@@ -50,14 +56,16 @@ def walk_model(graphs: Graphs, *, allow_inexact: bool = False, by_value: frozens
         graphs: Of the model.
         allow_inexact: Whether channels under a norm over them may go.
         by_value: Modules whose heads lose channels of their values, tied to those of the module's input.
+        tied: Layers that make as many channels as they read, each tied to its like.
     """
-    walked = _walk(graphs, Notes(by_value=by_value), allow_inexact)
+    asked = Notes(by_value=by_value, tied=tied)
+    walked = _walk(graphs, asked, allow_inexact)
     bound = _bound(walked, frozenset(walked.notes.grouped))
     if bound:
-        other = _walk(graphs, Notes(across=bound, by_value=by_value), allow_inexact)
+        other = _walk(graphs, replace(asked.anew(frozenset()), across=bound), allow_inexact)
         freed = bound - _bound(other, bound)
         if freed and freed != bound:
-            other = _walk(graphs, Notes(across=freed, by_value=by_value), allow_inexact)
+            other = _walk(graphs, replace(asked.anew(frozenset()), across=freed), allow_inexact)
         walked = other if freed else walked
     fixed = _fixed(walked)
     return _walk(graphs, walked.notes.anew(fixed), allow_inexact) if fixed else walked
@@ -139,6 +147,9 @@ def _walk(graphs: Graphs, notes: Notes, allow_inexact: bool) -> Walked:
     if graphs.training is not None:
         _walk_training(graphs, graphs.training, walked)
     settle_factors(walked.book, walked.notes.factors)
+    for weight, made, read in notes.tied:
+        axes = [walked.book.axes[weight, dim] for dim in (made, read)]
+        walked.book.unite(*(torch.arange(axis.start, axis.start + axis.size) for axis in axes))
     return walked
 
 

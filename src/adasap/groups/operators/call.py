@@ -178,6 +178,10 @@ class Mixer:
     over: Callable[[Any, dict[str, Any], Tensor], Any]
 
 
+Tie = tuple[str, int, int]
+"""A weight, its axis of channels that are made, and its axis of channels that are read."""
+
+
 @dataclass
 class Notes:
     """What the walk leaves for later steps.
@@ -195,6 +199,8 @@ class Notes:
         heads: Module and labels of each product that made heads.
         by_value: Modules whose heads lose channels of their values, each with the same channels of what enters, in
             place of going whole.
+        tied: Layers, by their weights, that make as many channels as they read, each one with its like: forward takes
+            their number from what is read.
         factors: Labels of channel axes that a view split into factors, constant axes dropped; see `settle_factors`.
         fans: Calls at which each channel of one side meets several of the other, and the labels of that side.
         fixed: Those at which that side stays whatever the other does: the other is not tied to it.
@@ -213,6 +219,7 @@ class Notes:
     input_wide: set[str] = field(default_factory=set)
     heads: list[tuple[str, Tensor]] = field(default_factory=list)
     by_value: frozenset[str] = frozenset()
+    tied: frozenset[Tie] = frozenset()
     factors: list[Tensor] = field(default_factory=list)
     fans: list[tuple[fx.Node, Tensor]] = field(default_factory=list)
     fixed: frozenset[fx.Node] = frozenset()
@@ -226,11 +233,11 @@ class Notes:
         The same calls with the same integers then join the same channels at any width.
         """
         told = (self.pads, self.bounded, self.norm_sizes, self.across, self.grouped, self.by_value, self.heads)
-        return not any((*told, self.factors, self.trained, self.mixers))
+        return not any((*told, self.tied, self.factors, self.trained, self.mixers))
 
     def anew(self, fixed: frozenset[fx.Node]) -> Notes:
         """Empty notes for another walk in the same manner."""
-        return Notes(across=self.across, by_value=self.by_value, fixed=fixed)
+        return Notes(across=self.across, by_value=self.by_value, tied=self.tied, fixed=fixed)
 
 
 @dataclass
