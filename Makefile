@@ -9,17 +9,20 @@ WORKERS := $(shell $(PYTHON) -c 'import os; print(min(4, 1 + (os.cpu_count() or 
 PYTEST = PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal --durations=40
 INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test test-fast lint docs clean
+.PHONY: demo test test-all test-fast lint docs clean
 
 demo: $(VENV)/.demo  ## compress a small model on handwritten digits, about five minutes
 	$(BIN)/adasap demo
 
 # where the processor has AVX-512, whole runs are made once more as one without it computes them
-test: $(VENV)/.test  ## all tests
+test: $(VENV)/.test  ## the tests: all of them where the processor has AVX-512
 	$(PYTEST)
 	@$(BIN)/python -W ignore -c 'import sys; from adasap import processor; sys.exit(not processor.has("avx512"))' || \
 		{ echo "no AVX-512 here: the tests above ran as on most laptops"; exit 0; }; \
 		ONEDNN_MAX_CPU_ISA=AVX2 ATEN_CPU_CAPABILITY=avx2 $(PYTEST) tests/test_pipeline.py tests/test_training_resume.py
+
+test-all: $(VENV)/.test  ## all tests, the longest included, which `make test` leaves out where there is no AVX-512
+	$(PYTEST) --long
 
 test-fast: $(VENV)/.test  ## the tests that take a second or two, without the browser
 	$(PYTEST) -m "not slow and not browser"

@@ -53,13 +53,28 @@ def pytest_handlecrashitem(crashitem: str, report: Any) -> None:
     report.longrepr = f"{report.longrepr}\n{found or 'no signal was caught: it was ended from outside'}\n{MEMORY}"
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests of real data, of weights and of a browser say what they miss instead of failing on a stranger's machine."""
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """`make test-all` gives it."""
+    parser.addoption("--long", action="store_true", help="run the long tests also on a processor without AVX-512")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Tests of real data, of weights and of a browser say what they miss instead of failing on a stranger's machine.
+
+    A processor without AVX-512 takes two to three times as long; there the longest tests are left to `make test-all`.
+    """
     items.sort(key=lambda item: item.path.name != "test_training_resume.py")  # the longest first: nobody waits for them
     if CHROMIUM is None:
         for item in items:
             if item.get_closest_marker("browser"):
                 item.add_marker(pytest.mark.skip(reason="needs Chromium: apt-get install chromium"))
+    from adasap import processor
+
+    if not config.getoption("--long") and processor.has("avx512") is False:
+        reason = "over 20 s without AVX-512, and run where the processor has it; here: make test-all"
+        for item in items:
+            if item.get_closest_marker("long"):
+                item.add_marker(pytest.mark.skip(reason=reason))
     if SHARED.is_dir():
         return
     absent = pytest.mark.skip(reason=f"needs the CIFAR-10 data and pretrained weights in {SHARED}, which is absent")

@@ -299,7 +299,7 @@ def test_a_cut_model_is_followed_anew_unless_its_calls_are_those_of_the_model(
 
 
 def test_groups_of_one_width_are_tried_at_different_numbers() -> None:
-    """Six channels of one layer that forward takes for the number of another's would fit by chance at three and three."""
+    """Six channels that forward takes for the number of another layer's would fit by chance at three and three."""
     for count, expected in ((4, [2, 3, 4, 5]), (5, [2, 3, 3, 4, 5])):
         groups = [ChannelGroup(f"g{n}", 6, ()) for n in range(count)]
         assert sorted(map(len, _different_cuts(groups).values())) == expected

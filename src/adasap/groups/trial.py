@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence, Set as AbstractSet
+from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -20,7 +21,6 @@ from adasap.groups.group import ChannelGroup, prunable
 from adasap.groups.inputs import ExampleInputs
 from adasap.groups.shape_attributes import drive_pads
 from adasap.groups.walk import KEPT, Graphs, Walked, walk_model
-
 
 MISFIT = "the model's forward does not fit a cut"
 
@@ -154,7 +154,7 @@ class Trial:
         return f"after a cut other channels meet at {bounds}"
 
     def _calls_alike(self) -> bool:
-        """Whether the cut that fitted last made the calls of the model as it is: following it would tell nothing new."""
+        """Whether the cut that fitted last made the calls of the model as it is: following it would tell no more."""
         try:
             if self._own_calls is None:
                 skeleton = Skeleton(self.model, self.example_inputs, kind="bare")
