@@ -19,10 +19,10 @@ test: $(VENV)/.test  ## the tests: all of them where the processor has AVX-512
 	$(PYTEST)
 	@$(BIN)/python -W ignore -c 'import sys; from adasap import processor; sys.exit(not processor.has("avx512"))' || \
 		{ echo "no AVX-512 here: the tests above ran as on most laptops"; exit 0; }; \
-		ONEDNN_MAX_CPU_ISA=AVX2 ATEN_CPU_CAPABILITY=avx2 $(PYTEST) tests/test_pipeline.py tests/test_training_resume.py
+		ONEDNN_MAX_CPU_ISA=AVX2 ATEN_CPU_CAPABILITY=avx2 $(PYTEST) --long tests/test_pipeline.py tests/test_training_resume.py
 
 test-all: $(VENV)/.test  ## all tests, the longest included, which `make test` leaves out where there is no AVX-512
-	$(PYTEST) --long
+	$(PYTEST) --long $(WRITE)
 
 test-fast: $(VENV)/.test  ## the tests that take a second or two, without the browser
 	$(PYTEST) -m "not slow and not browser"

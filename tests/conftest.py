@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+import durations
 from crashes import Memory, Slim, place, stacks_go_there_again, stacks_go_to
 
 SHARED = Path(__file__).parents[2] / "shared" / "data"
@@ -33,15 +34,22 @@ def pytest_configure() -> None:
 
 
 @pytest.hookimpl(tryfirst=True)
-def pytest_runtest_setup() -> None:
+def pytest_runtest_setup(item: pytest.Item) -> None:
     """Whatever the last test did, the next one's death is explained."""
     stacks_go_there_again()
+    durations.begin(item)
 
 
 @pytest.hookimpl(trylast=True)
-def pytest_runtest_teardown() -> None:
+def pytest_runtest_teardown(item: pytest.Item) -> None:
     """Three processes share the machine's memory."""
     SLIM()
+    durations.end(item)
+
+
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    """Here or in a worker."""
+    durations.take(report)
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -56,6 +64,7 @@ def pytest_handlecrashitem(crashitem: str, report: Any) -> None:
 def pytest_addoption(parser: pytest.Parser) -> None:
     """`make test-all` gives it."""
     parser.addoption("--long", action="store_true", help="run the long tests also on a processor without AVX-512")
+    parser.addoption("--write-long", action="store_true", help="write tests/long.txt anew, of what this run takes")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -71,10 +80,10 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     from adasap import processor
 
     if not config.getoption("--long") and processor.has("avx512") is False:
-        reason = "over 20 s without AVX-512, and run where the processor has it; here: make test-all"
+        listed = durations.long_tests()
         for item in items:
-            if item.get_closest_marker("long"):
-                item.add_marker(pytest.mark.skip(reason=reason))
+            if item.nodeid in listed:
+                item.add_marker(pytest.mark.skip(reason=durations.REASON))
     if SHARED.is_dir():
         return
     absent = pytest.mark.skip(reason=f"needs the CIFAR-10 data and pretrained weights in {SHARED}, which is absent")
@@ -125,8 +134,10 @@ def registered_for_a_test(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(registry, "_entries", dict(registry._entries))
 
 
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
     """The line that tells whether the machine is large enough."""
+    if config.getoption("--write-long"):
+        durations.write()
     if MEMORY:
         terminalreporter.write_line(f"memory: {MEMORY}")
 

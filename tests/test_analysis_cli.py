@@ -53,7 +53,6 @@ def test_keeping_stages_makes_no_other_run_of_it() -> None:
     assert repr(TrainingOptions(keep_stages=True)) == repr(TrainingOptions())  # by which a checkpoint is known again
 
 
-@pytest.mark.long
 @pytest.mark.slow
 def test_the_stages_of_a_run(analysed: str, run_folder: Path) -> None:
     content = json.loads((run_folder / "analysis.json").read_text())

@@ -241,9 +241,7 @@ def test_version_is_the_packages() -> None:
 
 @pytest.mark.slow
 @pytest.mark.shared_data
-@pytest.mark.parametrize(
-    ("depth", "percent", "limit"), [pytest.param(20, 91.73, None, marks=pytest.mark.long), (56, 93.39, 1000)]
-)
+@pytest.mark.parametrize(("depth", "percent", "limit"), [(20, 91.73, None), (56, 93.39, 1000)])
 def test_pretrained_networks_reach_their_published_accuracy(
     shared_data: Path, tmp_path: Path, depth: int, percent: float, limit: int | None
 ) -> None:

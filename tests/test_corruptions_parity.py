@@ -55,7 +55,6 @@ def test_random_corruptions_have_the_distribution_of_the_peers_at_224(name: str)
         assert row["spectrum_decades_apart"] <= 0.5
 
 
-@pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.shared_data
 def test_corruptions_cost_the_accuracy_that_the_benchmarks_own_do(shared_data: Path) -> None:

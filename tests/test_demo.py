@@ -52,7 +52,6 @@ def test_the_sweep_of_ten_seeds_is_of_the_demos_runs() -> None:
     assert cells["dense"].fine_tune.epochs == demo.dense_epochs
 
 
-@pytest.mark.long
 @pytest.mark.slow
 def test_the_demo_of_detection_ends_with_a_table_and_a_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     demo, tree = DEMOS["detection"], copy.deepcopy(dict(DEMOS["detection"].tree))

@@ -246,7 +246,6 @@ def test_without_depth_nothing_is_different() -> None:
     assert str(plain) == str(off)
 
 
-@pytest.mark.long
 @pytest.mark.slow
 def test_a_recipe_with_depth_goes_on_to_the_same_bits(tiny_recipe: Callable[..., Any], tmp_path: Path) -> None:
     """Killed between two events, after branches went; the events come after steps 8, 10 and 13."""

@@ -124,7 +124,6 @@ def test_other_classes_in_the_test_set_are_refused(tmp_path: Path) -> None:
         compress(tiny(data=data))
 
 
-@pytest.mark.long
 @pytest.mark.slow
 def test_a_run_leaves_a_model_a_page_and_both_latencies(tmp_path: Path) -> None:
     recipe = parse_recipe(tiny(data={"suites": {}}))  # the page has a clean test set alone to show
@@ -164,7 +163,6 @@ def test_labels_follow_the_classes_that_a_detectors_weights_keep(tmp_path: Path)
             assert names == [before.classes[label - 1] for label in before.annotations.labels]
 
 
-@pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["adasap_latency_020"])
 def test_the_papers_recipe_makes_its_steps_on_a_tiny_tree(tmp_path: Path, name: str) -> None:

@@ -18,12 +18,7 @@ from adasap.tasks.detection.models.detector import Detector, count_classes
 from detector_nets import SMALL, example, scenes, small_detector, small_groups
 
 FAST = ["ssd_mobilenet_v1"]
-LONG = ("ssd300_vgg16", "fcos", "retinanet")
-SLOW = [
-    pytest.param(name, marks=[pytest.mark.slow, *[pytest.mark.long] * (name in LONG)])
-    for name in SMALL
-    if name not in (*FAST, "ssd_resnet50")
-]
+SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in SMALL if name not in (*FAST, "ssd_resnet50")]
 """ResNet-50's cuts are proven where its recipe is run (test_detection_run.py)."""
 NUM_PRUNABLE = {
     "ssd_mobilenet_v1": 16,

@@ -20,7 +20,6 @@ PAGES = (
     *("index", "groups", "radii", "extras", "extending", "evaluation", "detectors", "detection-data", "segmentation"),
     *("analysis", "command-line", "compensation", "depth", "faq", "hub", "int8", "exported-files"),
 )
-LONG = ("detectors",)
 
 
 @pytest.mark.slow
@@ -34,7 +33,7 @@ def test_the_site_builds_strictly(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("registered_for_a_test")
-@pytest.mark.parametrize("name", [pytest.param(n, marks=[pytest.mark.long] * (n in LONG)) for n in PAGES])
+@pytest.mark.parametrize("name", PAGES)
 def test_the_code_of_a_page_runs(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     assert len(SUITES)  # filled

@@ -180,7 +180,6 @@ def test_missing_weights_are_named(tmp_path: Path) -> None:
         open_model(ModelSpec("adasap:digits_net", weights=str(tmp_path / "nowhere.safetensors")))
 
 
-@pytest.mark.long
 @pytest.mark.slow
 def test_the_demo_network_learns_the_digits() -> None:
     from adasap.data import Augmentation, DataSource, TrainingStream, evaluation_batches, open_dataset

@@ -20,8 +20,6 @@ from two_process_loops import State
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]  # Transformers' own, of its and torch's
 
 
-@pytest.mark.long
-@pytest.mark.slow
 def test_two_processes_end_with_the_weights_of_one(tmp_path: Path) -> None:
     """Each perturbs by its half of the batch; with one ascent point they make the numbers of a single process."""
     run_ranks(two_process_loops.__file__, tmp_path)

@@ -48,7 +48,6 @@ def losses_of(out: Path) -> list[float]:
     return [line["loss"] for line in lines if line["kind"] == "step"]
 
 
-@pytest.mark.long
 @pytest.mark.slow
 def test_killed_ten_times_at_seeded_moments() -> None:
     """Among them between the passes, amid a cut and halfway through a write; `--kills 100` is the long form."""

@@ -21,8 +21,13 @@ CONVERSIONS = {"Reorder", "Convert", "FakeQuantize", "Input", "Output"}
 
 
 class OpenVinoEngine(RuntimeEngine):
-    """OpenVINO on the CPU; single layers come by ONNX, whole models as `adasap export` writes them."""
+    """OpenVINO on the CPU; single layers come by ONNX, whole models as `adasap export` writes them.
 
+    Numbers of input channels that 8, a vector of AVX2, does not divide have times of their own: in MobileNet-V2 most
+    are 0.8 to 1.3 times those of the next multiple.
+    """
+
+    step = 8
     name = "openvino"
     packages = ("openvino", "onnx", "onnxscript")
     extras = "openvino,onnx"
