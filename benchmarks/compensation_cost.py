@@ -1,4 +1,4 @@
-"""Seconds and memory of compensation at the cut: ResNet-50 (random weights and images, 224 px) to 0.7 of its MACs by L2.
+"""Seconds and memory of compensation: ResNet-50 (random weights and images, 224 px) to 0.7 of its MACs by L2.
 
     python benchmarks/compensation_cost.py --images 256     # about three minutes on two CPU cores
 
