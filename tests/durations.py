@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 LIST = Path(__file__).with_name("long.txt")
-LEAST_SECONDS = 10.0
+LEAST_SECONDS = 8.0
 ALWAYS = ("tests/test_convolutions.py",)
 """Files about such processors themselves, never left out."""
 NAME = "processor seconds"
