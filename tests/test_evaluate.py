@@ -316,6 +316,17 @@ def test_a_folder_is_data_by_its_layout(tmp_path: Path) -> None:
     pets = str(tmp_path / "pets")
     assert SuiteOptions().data_source(pets) == DataSource("folder", pets, split="Test")
     assert SuiteOptions(split="Train").data_source(pets).split == "Train"
+    (tmp_path / "pets" / "Train").rename(tmp_path / "pets" / "elsewhere")  # nothing to train on is needed
+    assert SuiteOptions().data_source(pets).split == "Test"
+    for part in ("train", "valid"):
+        for kind in ("images", "masks"):
+            (tmp_path / "roads" / kind / part).mkdir(parents=True)
+    assert SuiteOptions().data_source(str(tmp_path / "roads")).split == "valid"
+    for part in ("training", "testing"):
+        (tmp_path / "tables" / f"{part}.csv").parent.mkdir(exist_ok=True)
+        (tmp_path / "tables" / f"{part}.csv").write_text("path,label\n")
+    table = str(tmp_path / "tables" / "testing.csv")
+    assert SuiteOptions().data_source(str(tmp_path / "tables")) == DataSource("csv", table)
     (tmp_path / "test.npz").write_bytes(b"")
     assert SuiteOptions().data_source(str(tmp_path / "test.npz")).kind == "npz"
     words = (

@@ -30,6 +30,7 @@ from adasap.groups.operators.einsum import Equation
 from adasap.groups.operators.movement import padding
 from adasap.groups.operators.operator import OPERATORS, Rule
 from adasap.groups.regions import REGIONS
+from adasap.groups.trial import MISFIT
 from adasap.profiling import layer_calls
 from adasap.pruning import MACs
 from groups_nets import IMAGES, Net, by_name, places, random_kept
@@ -479,13 +480,19 @@ def test_a_layer_that_is_told_to_make_what_it_reads_loses_the_same_channels() ->
 
 
 class Pinned(Reduced):
-    """The same, but the number stands in the code, too: nothing fits, and all stays."""
+    """The same, but the number of what is read stands in the code, too."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.beside = nn.Linear(12, 5)
 
     def forward(self, x: Tensor) -> Tensor:
-        return super().forward(x) + self.stem(x).reshape(-1, 12, 64).mean() * 0
+        read = self.mixed(self.stem(x).relu()).reshape(len(x), 12, -1)
+        return super().forward(x) + self.beside(read.mean(-1))
 
 
 def test_what_does_not_fit_with_its_like_either_stays() -> None:
     groups = by_name(trace_groups(Pinned().eval(), IMAGES))
-    assert groups["stem"].frozen
-    assert not groups["mixed"].frozen
+    assert not groups["stem"].frozen
+    for name in ("mixed", "reduction"):
+        assert groups[name].frozen[0].startswith(MISFIT)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import functools
 import gc
+import threading
 from dataclasses import replace
 
 import pytest
@@ -14,6 +15,7 @@ from torch.nn import functional as F
 
 from adasap.errors import TraceError
 from adasap.groups import ChannelGroup, check_cut, cut_, fingerprint, prunable, trace_groups
+from adasap.groups.fake_model import copied
 from adasap.groups.trial import Trial, _different_cuts
 from adasap.groups.walk import Graphs, walk_model
 from adasap.models.cifar_resnet import CifarResNet, cifar_resnet20
@@ -303,3 +305,16 @@ def test_groups_of_one_width_are_tried_at_different_numbers() -> None:
     for count, expected in ((4, [2, 3, 4, 5]), (5, [2, 3, 3, 4, 5])):
         groups = [ChannelGroup(f"g{n}", 6, ()) for n in range(count)]
         assert sorted(map(len, _different_cuts(groups).values())) == expected
+
+
+class Locked(nn.Sequential):
+    """Holds what nothing can copy."""
+
+    def __init__(self) -> None:
+        super().__init__(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 2))
+        self.lock = threading.Lock()
+
+
+def test_what_cannot_be_copied_is_refused_with_a_sentence() -> None:
+    with pytest.raises(TraceError, match=r"Locked cannot be copied with copy\.deepcopy .*lock"):
+        copied(Locked())

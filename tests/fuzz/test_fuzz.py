@@ -11,6 +11,6 @@ def test_the_campaign_knows_every_format() -> None:
 
 @pytest.mark.slow
 def test_damaged_files_are_refused_with_a_sentence() -> None:
-    outcomes, findings = campaign(count=5 * len(NAMES), seed=20261129)
-    assert sum(outcomes.values()) == 5 * len(NAMES)
+    outcomes, findings = campaign(count=10 * len(NAMES), seed=20261129)
+    assert sum(outcomes.values()) == 10 * len(NAMES)
     assert findings == []

@@ -58,6 +58,20 @@ def find_data(text: str, *, task: str = "") -> FoundData:
     return _of_kind(kind_at(Path(text), task), text)
 
 
+def find_test_part(path: str, kind: str) -> DataSource | None:
+    """What numbers are reported on of the data of this kind at a path, as `find_data` has it; None without such a part.
+
+    Parts for training need not be there, and are not looked into.
+    """
+    place = Path(path)
+    if place.is_file() or kind not in _SPLITS:
+        return None
+    for name in _named(_SPLITS[kind](place), (*TEST, *VALIDATION)):
+        if kind != "folder" or _has_classes(place / name):
+            return _source(kind, place, name)
+    return None
+
+
 def kind_at(path: Path, task: str = "") -> str:
     """The kind of data source that fits what lies at a path.
 

@@ -12,7 +12,7 @@ from adasap.data.decoding import Reading
 from adasap.data.items import is_indexed
 from adasap.errors import DataError, suggestion
 from adasap.evaluation import Suite, SuiteSource, open_own_suite, open_suite
-from adasap.experiments.find_data import find_data, kind_at
+from adasap.experiments.find_data import find_test_part, kind_at
 from adasap.experiments.name_models import ModelName
 from adasap.experiments.recipe import DEFAULT_TASK, Recipe, read_recipe
 from adasap.io import parse_yaml
@@ -105,7 +105,7 @@ class SuiteOptions:
         split: str | dict[str, str] | None = self.split
         if ":" not in text and Path(text).exists():
             kind = kind_at(Path(text))
-            if split is None and (found := _test_part(text)) is not None:
+            if split is None and (found := find_test_part(text, kind)) is not None:
                 text, split = str(found.path), found.split
             text = f"{kind}:{text}"
         kind, colon, path = text.partition(":")
@@ -128,14 +128,6 @@ class SuiteOptions:
             classes=tuple(self.classes) if self.classes else None,
         )
         return replace(source, **data_options(self.options))
-
-
-def _test_part(path: str) -> DataSource | None:
-    """What `adasap init` and `prune` report on of what lies at a path; None where there are no parts."""
-    try:
-        return find_data(path).test
-    except DataError:  # as of parts none of which is for training, which nobody needs here
-        return None
 
 
 def sources_of(

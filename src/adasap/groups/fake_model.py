@@ -134,7 +134,7 @@ def copied(model: nn.Module) -> nn.Module:
 
 
 def _deepcopied(model: nn.Module, memo: dict[int, Any], new_tensor: Callable[[Tensor], Tensor]) -> nn.Module:
-    with suppress(RuntimeError):  # torch's, of a tensor with its graph: looking for these takes half of a copy's time
+    with suppress(Exception):  # most likely torch's, of a tensor with its graph: to look for these is half of a copy
         return copy.deepcopy(model, dict(memo))
     try:
         return copy.deepcopy(model, memo | {id(tensor): new_tensor(tensor) for tensor in tensors_with_graph(model)})

@@ -74,12 +74,14 @@ def trace_groups(
         return walked, assemble_groups(walked.book, drivers)
 
     walked, groups = assembled()
-    found = freeze_what_fails(model, groups, example_inputs, walked)
-    if by_value := _attention_that_stays(walked, found):
-        walked, groups = assembled(by_value)
-        found = max(found, freeze_what_fails(model, groups, example_inputs, walked), key=_num_free_rows)
+    found, by_value = freeze_what_fails(model, groups, example_inputs, walked), frozenset[str]()
+    if stays := _attention_that_stays(walked, found):
+        walked, groups = assembled(stays)
+        other = freeze_what_fails(model, groups, example_inputs, walked)
+        if _num_free_rows(other) > _num_free_rows(found):
+            found, by_value = other, stays
     if tied := _as_wide_as_what_they_read(found):
-        walked, groups = assembled(tied=tied)
+        walked, groups = assembled(by_value, tied)
         makers = {weight for weight, _, _ in tied}
         if any_fits(model, groups, example_inputs, walked, makers):
             found = max(found, freeze_what_fails(model, groups, example_inputs, walked), key=_num_free_rows)
