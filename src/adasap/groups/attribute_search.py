@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from itertools import chain, combinations, islice
@@ -18,6 +19,8 @@ Kind = tuple[type[nn.Module], str, int | None]
 
 MAX_CHOICES = 24
 """Sets of attributes that are tried for one group; most are found by the first."""
+MAX_FAILURES = 2
+"""Groups of one likeness that are tried in vain: the others are not tried, as in the blocks of a deep network."""
 
 Fits = Callable[[ChannelGroup], bool]
 """Whether the model survives a cut of this group."""
@@ -29,22 +32,37 @@ class Adapter:
     Candidates are the integers of the modules around a call that equal one of its extents, first those of the
     innermost module that has any. All are changed together, then one by one, all but one, and in pairs, as one may be
     a number of another kind that has the same value by chance; what need not change is left alone. What was found for
-    one module is taken for the others of its class.
+    one module is taken for the others of its class, and what helped none of `MAX_FAILURES` groups for no other one that
+    has the same candidates and is made and read by modules of the same classes.
     """
 
     def __init__(self, model: nn.Module, walked: Walked) -> None:
         self.model, self.walked = model, walked
         self.verdicts: dict[Kind, bool] = {}
+        self.failures: Counter[object] = Counter()
+        self._found: dict[tuple[int, bool], tuple[ChannelGroup, list[Extent]]] = {}
 
     def adapted(self, group: ChannelGroup, fits: Fits) -> ChannelGroup | None:
         """The group with the extents it needs, or None if none of them help."""
-        for chosen in self._choices(group):
+        choices = list(self._choices(group))
+        likeness = self._likeness(group, choices)
+        if self.failures[likeness] == MAX_FAILURES:
+            return None
+        for chosen in choices:
             extents = [*group.extents, *chosen]
             if fits(replace(group, extents=tuple(extents))):
                 for extent in chosen:
                     extents = self._without(group, extents, extent, fits)
                 return replace(group, extents=tuple(extents)) if len(extents) > len(group.extents) else None
+        self.failures[likeness] += 1
         return None
+
+    def _likeness(self, group: ChannelGroup, choices: Sequence[tuple[Extent, ...]]) -> object:
+        """What two groups share of which no choice helps the one if it does not help the other."""
+        classes = {
+            (slot.role, slot.dim, type(self.model.get_submodule(slot.name.rpartition(".")[0]))) for slot in group.slots
+        }
+        return frozenset(classes), tuple(tuple(self._kind(extent) for extent in chosen) for chosen in choices)
 
     def _choices(self, group: ChannelGroup) -> Iterator[tuple[Extent, ...]]:
         """Sets of candidates in the order in which they are tried; each once, and no more than MAX_CHOICES."""
@@ -71,7 +89,14 @@ class Adapter:
     def _kind(self, extent: Extent) -> Kind:
         return type(self.model.get_submodule(extent.module)), extent.attribute, extent.index
 
-    def _candidates(self, group: ChannelGroup, *, outer: bool = False) -> Iterator[Extent]:
+    def _candidates(self, group: ChannelGroup, *, outer: bool = False) -> list[Extent]:
+        """As `_looked_for`; looked for once for each group."""
+        key = id(group), outer
+        if key not in self._found:
+            self._found[key] = group, list(self._looked_for(group, outer))
+        return self._found[key][1]
+
+    def _looked_for(self, group: ChannelGroup, outer: bool) -> Iterator[Extent]:
         """Attributes that equal an extent, innermost modules first, with how far each channel lowers them.
 
         Args:

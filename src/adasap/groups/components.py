@@ -2,8 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
+
+MANY = 8192
+"""Values that are looked through before they are sorted."""
+PLACES = 4093
+"""Of the table that finds repetitions: a prime, so that regular steps do not meet in one place."""
 
 
 def connected_components(num_nodes: int, pairs: Tensor) -> Tensor:
@@ -41,14 +48,37 @@ def _shortened(parent: Tensor) -> Tensor:
 
 
 def distinct(values: Tensor) -> Tensor:
-    """The different values of a tensor, ascending, 1-d."""
+    """The different values of an int64 tensor, ascending, 1-d.
+
+    Many values are first written into a table of few places, by their remainder: what is found there stands for all its
+    repetitions, so that little is left to be sorted.
+
+    Example:
+        >>> distinct(torch.tensor([[7, -2], [-2, 7]]).repeat(5_000, 1))
+        tensor([-2,  7])
+    """
+    values = values.flatten()
+    if len(values) > MANY:
+        places = values % PLACES
+        table = values[:1].repeat(PLACES)
+        table[places] = values
+        values = torch.cat([table, values[table[places] != values]])
     found: Tensor = torch.unique(values)
     return found
 
 
 def distinct_columns(pairs: Tensor) -> Tensor:
-    """The different columns of int64 [2, E], ascending: by the first row, then by the second."""
-    return counted_columns(pairs)[0]
+    """The different columns of int64 [2, E], ascending: by the first row, then by the second.
+
+    Example:
+        >>> distinct_columns(torch.tensor([[2, -1, 2], [5, 7, 5]]))
+        tensor([[-1,  2],
+                [ 7,  5]])
+    """
+    if pairs.shape[1] == 0:
+        return pairs
+    numbers, columns = _numbered(pairs)
+    return columns(distinct(numbers))
 
 
 def counted_columns(pairs: Tensor) -> tuple[Tensor, Tensor]:
@@ -63,7 +93,17 @@ def counted_columns(pairs: Tensor) -> tuple[Tensor, Tensor]:
     """
     if pairs.shape[1] == 0:
         return pairs, torch.empty(0, dtype=torch.int64)
+    numbers, columns = _numbered(pairs)
+    found, counts = torch.unique(numbers, return_counts=True)
+    return columns(found), counts
+
+
+def _numbered(pairs: Tensor) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
+    """Each column as one number, in the order of the columns, and the way back."""
     lowest = pairs.min(dim=1).values
     base = int(pairs[1].max() - lowest[1]) + 1
-    numbers, counts = torch.unique((pairs[0] - lowest[0]) * base + (pairs[1] - lowest[1]), return_counts=True)
-    return torch.stack([numbers // base, numbers % base]) + lowest.unsqueeze(1), counts
+
+    def columns(numbers: Tensor) -> Tensor:
+        return torch.stack([numbers // base, numbers % base]) + lowest.unsqueeze(1)
+
+    return (pairs[0] - lowest[0]) * base + (pairs[1] - lowest[1]), columns

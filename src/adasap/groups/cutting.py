@@ -195,15 +195,20 @@ def renumbered(groups: Sequence[ChannelGroup], removed: Mapping[str, Tensor], ma
     """The groups after a cut: channels that went are gone, positions count within what is left."""
     index = {key: mask.cumsum(0) - 1 for key, mask in masks.items()}
 
-    def slot_after(slot: Slot, stays: Tensor) -> Slot:
-        positions = slot.positions[stays]
+    def slot_after(slot: Slot, stays: Tensor | None) -> Slot:
         new = index.get((slot.name, slot.dim))
+        if stays is None and new is None:
+            return slot
+        positions = slot.positions if stays is None else slot.positions[stays]
         return replace(slot, positions=positions if new is None else new[positions])
 
     result = []
     for group in groups:
+        if group.name not in removed:
+            result.append(replace(group, slots=tuple(slot_after(slot, None) for slot in group.slots)))
+            continue
         stays = torch.ones(group.num_channels, dtype=torch.bool)
-        stays[removed.get(group.name, torch.empty(0, dtype=torch.int64))] = False
+        stays[removed[group.name]] = False
         result.append(
             replace(
                 group,

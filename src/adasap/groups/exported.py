@@ -6,8 +6,9 @@ import gc
 import logging
 import warnings
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, redirect_stderr
 from dataclasses import dataclass
+from io import StringIO
 from typing import Any
 
 import torch
@@ -87,6 +88,7 @@ def export_program(
             torch.no_grad(),
             quiet(),
             _uncollected(),
+            redirect_stderr(StringIO()),  # there torch prints the whole graph of a forward that it cannot follow
             warnings.catch_warnings(),
         ):
             warnings.simplefilter("ignore")

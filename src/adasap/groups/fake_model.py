@@ -17,6 +17,7 @@ from adasap.errors import TraceError
 from adasap.groups.exported import quiet
 from adasap.groups.inputs import ExampleInputs, as_arguments
 from adasap.groups.preserving import tensors_with_graph, without_remembering
+from adasap.groups.quick_shapes import quick_result
 
 Kind: TypeAlias = Literal["bare", "fake", "real"]
 """Of a skeleton's tensors: on the meta device, fake ones, or copies with numbers."""
@@ -88,7 +89,8 @@ class _Calls(TorchFunctionMode):
             if func in _CONVOLUTIONS and len(args) > 6 and args[6] == len(args[1]) and args[1].shape[1] == 1:
                 leaves = pytree.tree_leaves((args[:6], kwargs))
             self.made[-1] = (func, [None if isinstance(leaf, Tensor) else leaf for leaf in leaves])
-        return func(*args, **kwargs)
+        quick = quick_result(func, args, kwargs)
+        return func(*args, **kwargs) if quick is None else quick
 
 
 _CONVOLUTIONS = frozenset({torch.conv1d, torch.conv2d, torch.conv3d})

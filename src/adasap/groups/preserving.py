@@ -55,6 +55,36 @@ def preserved(model: nn.Module) -> Iterator[None]:
             parameter.requires_grad_(requires_grad).grad = gradient
 
 
+class Untouched:
+    """What a model without numbers was when this was made; `restore_` makes it so again, however it was cut.
+
+    A twentieth of the cost of a copy, for a model that is cut hundreds of times on trial.
+
+    Example:
+        >>> net = nn.Linear(3, 2, device="meta")
+        >>> before = Untouched(net)
+        >>> net.weight.data, net.in_features, net.last = net.weight.data[:, :1], 1, net
+        >>> before.restore_()
+        >>> net.weight.shape, net.in_features, hasattr(net, "last")
+        (torch.Size([2, 3]), 3, False)
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self._contents = [(holder, _contents(holder)) for holder in _holders(model)]
+        self._classes = [(module, type(module)) for module in model.modules()]
+        self._data = [(tensor, tensor.data) for tensor in (*model.parameters(), *model.buffers())]
+
+    def restore_(self) -> None:
+        """Attributes, classes of modules and shapes of parameters and buffers as they were."""
+        for module, kind in self._classes:
+            if type(module) is not kind:
+                module.__class__ = kind
+        for holder, held in self._contents:
+            _write_back_(holder, held)
+        for tensor, data in self._data:
+            tensor.data = data
+
+
 @contextmanager
 def without_remembering(model: nn.Module) -> Iterator[None]:
     """Inside, what functions of the model's code remember (`functools.cache`) may have no numbers; it is forgotten.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import replace
 from functools import partial
@@ -19,6 +19,7 @@ from adasap.groups.cutting import cut_
 from adasap.groups.fake_model import Kind, Skeleton, recorded_calls
 from adasap.groups.group import ChannelGroup, prunable
 from adasap.groups.inputs import ExampleInputs
+from adasap.groups.preserving import Untouched
 from adasap.groups.shape_attributes import drive_pads
 from adasap.groups.walk import KEPT, Graphs, Walked, walk_model
 
@@ -30,14 +31,19 @@ def freeze_what_fails(
 ) -> tuple[ChannelGroup, ...]:
     """The groups, with those frozen whose cut the model's own forward does not survive.
 
-    All groups are cut together first, each by another number of units, so that widths do not agree by accident.
+    All groups are cut together first, each by another number of units, so that widths do not agree by accident, and
+    once more by other numbers, as what forward works out by a division may be right for one of them by chance.
     If that fails, halves are tried until the groups at fault are found. A group at fault is tried again with
     integer attributes that fall with its channels, and is frozen if that does not help.
     """
     trial, adapter = Trial(model, groups, example_inputs, walked), Adapter(model, walked)
-    reasons: dict[str, str] = {}
-    for failure in (trial.misfit, trial.failure):  # the first costs a tenth of the second
+    first, reasons = trial.kept, dict[str, str]()
+    others = _other_cuts(first, groups)
+    # the last costs ten times as much
+    for kept, failure in ((first, trial.misfit), (others, trial.misfit), (first, trial.failure)):
+        trial.kept = kept
         remaining = [name for name in trial.kept if name not in reasons]
+        adapter.failures.clear()
         while remaining and (sentence := failure(remaining)) is not None:
             for names, reason in trial.culprits(remaining, sentence, failure):
                 for name in names:
@@ -115,10 +121,11 @@ class Trial:
         self._calls: list[Any] = []
         self._fitted_calls: list[Any] = []
         self._own_calls: list[Any] | None = None
+        self._bare: tuple[Skeleton, Untouched] | None = None
 
     def misfit(self, names: Sequence[str]) -> str | None:
         """Whether forward runs after the cut."""
-        asked = (*names, *self.groups.values())
+        asked = (id(self.kept), *names, *self.groups.values())
         if asked == self._fitted:
             return None
         wrong = self._wrong_shape(names, self.kind)
@@ -136,7 +143,7 @@ class Trial:
         if self.plain and self.kind == "bare" and self._calls_alike():
             return None
         fuller: Kind = "fake" if self.kind == "bare" else self.kind
-        skeleton = Skeleton(self.model, self.example_inputs, kind=fuller)
+        skeleton = self._skeleton(fuller)
         cut = self._cut(skeleton, names)
         try:
             graphs = Graphs(skeleton.model, skeleton.inputs, like=self.graphs)
@@ -157,7 +164,7 @@ class Trial:
         """Whether the cut that fitted last made the calls of the model as it is: following it would tell no more."""
         try:
             if self._own_calls is None:
-                skeleton = Skeleton(self.model, self.example_inputs, kind="bare")
+                skeleton = self._skeleton("bare")
                 with recorded_calls() as calls:
                     skeleton.output_shapes()
                 self._own_calls = calls
@@ -178,17 +185,28 @@ class Trial:
         """Whether the model as it is runs on tensors of this kind."""
         if kind not in self._known_to_run:
             try:
-                shapes = Skeleton(self.model, self.example_inputs, kind=kind).output_shapes()
+                shapes = self._skeleton(kind).output_shapes()
                 self._known_to_run[kind] = shapes == self.expected
             except Exception:  # as for a model that asks where its tensors are, or for a number of one
                 self._known_to_run[kind] = False
         return self._known_to_run[kind]
 
+    def _skeleton(self, kind: Kind) -> Skeleton:
+        """The model without a cut; the bare one is made once, and made whole again."""
+        if kind != "bare":
+            return Skeleton(self.model, self.example_inputs, kind=kind)
+        if self._bare is None:
+            skeleton = Skeleton(self.model, self.example_inputs, kind=kind)
+            self._bare = skeleton, Untouched(skeleton.model)
+        else:
+            self._bare[1].restore_()
+        return self._bare[0]
+
     def _cut(self, skeleton: Skeleton, names: Sequence[str]) -> tuple[ChannelGroup, ...]:
         return cut_(skeleton.model, tuple(self.groups.values()), {name: self.kept[name] for name in names})
 
     def _wrong_shape(self, names: Sequence[str], kind: Kind) -> str | None:
-        skeleton = Skeleton(self.model, self.example_inputs, kind=kind)
+        skeleton = self._skeleton(kind)
         try:
             self._cut(skeleton, names)
             with recorded_calls() as self._calls:
@@ -295,6 +313,22 @@ def _different_cuts(groups: Sequence[ChannelGroup]) -> dict[str, Tensor]:
         stays[removed] = False
         kept[group.name] = stays.nonzero().flatten()
     return kept
+
+
+def _other_cuts(kept: Mapping[str, Tensor], groups: Sequence[ChannelGroup]) -> dict[str, Tensor]:
+    """The same cuts, each of one unit more, or of one less where half of a group or all but two units are gone."""
+    others = {}
+    for group in groups:
+        if (stays := kept.get(group.name)) is not None:
+            removed = group.num_channels - len(stays)
+            if removed < group.num_channels // 2 and len(stays) > 2:
+                stays = stays[1:]
+            elif removed > 1:
+                gone = torch.ones(group.num_channels, dtype=torch.bool)
+                gone[stays] = False
+                stays = torch.cat([stays, gone.nonzero()[0]]).sort().values
+            others[group.name] = stays
+    return others
 
 
 def _first_line(error: Exception) -> str:
