@@ -56,6 +56,8 @@ def main() -> None:
                 f"{RESULTS} holds models of a processor of the other kind ({results['saturates']=}); go on there"
             )
         results |= {"environment": environment(), "setting": Setting().describe()}
+        known = results.setdefault("processors", [])
+        results["processors"] = sorted({*known, results["setting"]["processor"]})
         measure(results, arguments)
     write(results)
 
@@ -131,7 +133,7 @@ def page(results: dict[str, Any]) -> list[str]:
 
 def processor(results: dict[str, Any]) -> str:
     threads = results["setting"]["threads"]
-    return f"{results['setting']['processor']}, {threads} thread{'s' * (threads > 1)}"
+    return f"{' and '.join(results['processors'])}, {threads} thread{'s' * (threads > 1)}"
 
 
 def losses(results: dict[str, Any], run: str, variant: str, kind: str, seeds: list[str]) -> list[float]:

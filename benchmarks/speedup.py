@@ -1,6 +1,7 @@
 """How much faster a pruned model runs, in PyTorch and in runtimes, in float and in 8 bits; batch 1 and 16.
 
-    python benchmarks/speedup.py                      # about 90 minutes on two quiet cores; resumes engine by engine
+    python benchmarks/speedup.py          # about 90 minutes on two quiet cores; resumes engine by engine
+                                          # (on another processor a row begins anew)
 
 Contenders, torchvision architectures with random weights (speed does not depend on them), 224 px, float32:
 
@@ -38,7 +39,7 @@ from torch import Tensor, nn
 
 import adasap
 from adasap.errors import BudgetError
-from adasap.processor import saturates_int8
+from adasap.processor import has, saturates_int8
 from adasap.profiling.timing import Setting, time_models_ms
 from adasap.pruning import MACs
 from adasap.report import Table
@@ -78,17 +79,27 @@ def main() -> None:
     arguments.tables.mkdir(parents=True, exist_ok=True)
     path = arguments.results
     results: dict[str, Any] = json.loads(path.read_text()) if path.is_file() else {"models": {}}
-    results["setting"] = Setting(threads=arguments.threads).describe() | {"int8_saturates": saturates_int8()}
+    results["setting"] = Setting(threads=arguments.threads).describe()
+    results["setting"].pop("processor")
     packages = ("torch-pruning", "onnxruntime", "openvino", "nncf", "torchvision")
     results["versions"] = {name: importlib.metadata.version(name) for name in packages}
     for name in arguments.models:
         for batch in arguments.batches:
             found = results["models"].setdefault(f"{name}, batch {batch}", {"macs": {}, "ms": {}})
+            here = processor()
+            if found.setdefault("processor", here) != here:  # ratios are of one processor
+                found |= {"macs": {}, "ms": {}, "processor": here}
             todo = [engine for engine in arguments.engines if arguments.again or engine not in found["ms"]]
             if todo:
                 for _ in compare(found, name, batch, todo, arguments):
                     write(results, path)
     write(results, path)
+
+
+def processor() -> str:
+    """Its name and what it has for 8 bits."""
+    units = "without VNNI" if saturates_int8() else "with VNNI and AMX" if has("amx_tile") else "with VNNI"
+    return f"{Setting().describe()['processor']}, {units}"
 
 
 def compare(
@@ -181,7 +192,7 @@ def page(results: dict[str, Any]) -> list[str]:
         for title, macs in found["macs"].items():
             share = macs / found["macs"]["dense"]
             cells = [cell(found["ms"].get(engine, {}), title) for engine in ENGINES]
-            rows.append([model, title, f"{share:.3f}", *cells])
+            rows.append([f"{model} ({found['processor']})", title, f"{share:.3f}", *cells])
     versions = ", ".join(f"{name} {value}" for name, value in {**results["setting"], **results["versions"]}.items())
     docs = (__doc__ or "").split("\n\n")
     return [
@@ -220,12 +231,13 @@ def int8_note(results: dict[str, Any]) -> str:
         if floats and pruned:
             (title, engine), best = min(pruned.items(), key=lambda pair: pair[1])
             dense, least = min(floats.items(), key=lambda pair: pair[1])
-            lines.append(f"- {model}: {least / best:.2f} x ({title}, {engine}: {best:.1f} ms; {dense}: {least:.1f} ms)")
+            lines.append(
+                f"- {model} ({found['processor']}): {least / best:.2f} x "
+                f"({title}, {engine}: {best:.1f} ms; {dense}: {least:.1f} ms)"
+            )
     if not lines:
         return ""
-    vnni = "without VNNI" if results["setting"].get("int8_saturates") else "with VNNI"
-    where = f"{results['setting']['processor']} ({vnni})"
-    head = f"Pruned and INT8 against the dense float model, each in its best engine, on {where}:"
+    head = "Pruned and INT8 against the dense float model, each in its best engine:"
     return "\n".join([head, "", *lines])
 
 

@@ -138,6 +138,7 @@ def run(folder: Path, moment: str | None = None, at: int = 0) -> bool:
         if not status:
             code = 1
             try:
+                torch.set_num_threads(1)  # torch makes its pool of threads anew here, or two threads of autograd would
                 counts: dict[str, int] = {}
                 for name in MOMENTS if moment is None else [moment]:
                     hooked(name, at, counts)

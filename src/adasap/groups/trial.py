@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import replace
@@ -38,9 +39,16 @@ def freeze_what_fails(
     """
     trial, adapter = Trial(model, groups, example_inputs, walked), Adapter(model, walked)
     first, reasons = trial.kept, dict[str, str]()
-    others = _other_cuts(first, groups)
-    # the last costs ten times as much
-    for kept, failure in ((first, trial.misfit), (others, trial.misfit), (first, trial.failure)):
+    others, followed = _other_cuts(first, groups), list[object]()
+    # to follow the cut model costs ten times as much as to run it
+    for kept, failure in (
+        (first, trial.misfit),
+        (first, trial.failure),
+        (others, trial.misfit),
+        (first, trial.failure),
+    ):
+        if failure == trial.failure and _identical(followed, [*reasons, *trial.groups.values()]):
+            break
         trial.kept = kept
         remaining = [name for name in trial.kept if name not in reasons]
         adapter.failures.clear()
@@ -50,10 +58,16 @@ def freeze_what_fails(
                     if not _adapt(trial, adapter, name, failure):
                         reasons[name] = reason
             remaining = [name for name in remaining if name not in reasons]
+        if failure == trial.failure:
+            followed = [*reasons, *trial.groups.values()]
     return tuple(
         replace(group, frozen=(*group.frozen, reasons[group.name])) if group.name in reasons else group
         for group in trial.groups.values()
     )
+
+
+def _identical(left: list[object], right: list[object]) -> bool:
+    return len(left) == len(right) and all(map(operator.is_, left, right))
 
 
 def any_fits(
